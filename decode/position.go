@@ -1,0 +1,67 @@
+package decode
+
+import (
+	"cmp"
+	"encoding/hex"
+	"fmt"
+
+	"github.com/jackc/pglogrepl"
+)
+
+// Position says where an event stands in the source's log: the LSN of the commit of its transaction and its index
+// among the events of that transaction. It is the same on every replay, and larger means later. A row's own LSN would
+// serve neither purpose: it repeats inside a multi-row insert and goes backwards between interleaved transactions.
+type Position struct {
+	Commit pglogrepl.LSN // the commit record's LSN, as pgoutput's Begin and Commit carry it
+	Index  uint32        // 0 for the first event of the transaction
+}
+
+// positionLen is the length of a position's text: 16 hex digits, '-', 8 hex digits.
+const positionLen = 16 + 1 + 8
+
+// Compare orders positions as the log does: -1 if p is earlier than q, 0 if they are the same, +1 if it is later.
+func (p Position) Compare(q Position) int {
+	if c := cmp.Compare(p.Commit, q.Commit); c != 0 {
+		return c
+	}
+	return cmp.Compare(p.Index, q.Index)
+}
+
+// String returns the text of the tidemark-position header. Its lexicographic order is the order of the positions.
+func (p Position) String() string { return string(p.Append(nil)) }
+
+// Append appends the text of String to b.
+func (p Position) Append(b []byte) []byte {
+	var raw [12]byte
+	for i := range 8 {
+		raw[i] = byte(p.Commit >> (56 - 8*i))
+	}
+	for i := range 4 {
+		raw[8+i] = byte(p.Index >> (24 - 8*i))
+	}
+	b = hex.AppendEncode(b, raw[:8])
+	b = append(b, '-')
+	return hex.AppendEncode(b, raw[8:])
+}
+
+// ParsePosition reads the text that String writes, and nothing else.
+func ParsePosition(s string) (Position, error) {
+	var raw [12]byte
+	if len(s) != positionLen || s[16] != '-' {
+		return Position{}, fmt.Errorf("position %q: want 16 hex digits, '-', 8 hex digits", s)
+	}
+	if _, err := hex.Decode(raw[:8], []byte(s[:16])); err != nil {
+		return Position{}, fmt.Errorf("position %q: %w", s, err)
+	}
+	if _, err := hex.Decode(raw[8:], []byte(s[17:])); err != nil {
+		return Position{}, fmt.Errorf("position %q: %w", s, err)
+	}
+	var p Position
+	for _, c := range raw[:8] {
+		p.Commit = p.Commit<<8 | pglogrepl.LSN(c)
+	}
+	for _, c := range raw[8:] {
+		p.Index = p.Index<<8 | uint32(c)
+	}
+	return p, nil
+}

@@ -1,44 +1,18 @@
 // Package decode turns pgoutput messages into outbox events. It owns what a row means: which table, which columns,
 // which topic, key, value and headers. It is pure: no I/O, no clock, no logging, no globals; the same bytes always
 // make the same event, which is what lets a consumer recognise a replay.
+//
+// A row that cannot become a record is an event with its Poison set, and the stream goes on. An error is returned for
+// a message that cannot be understood; the stream behind it means nothing any more.
 package decode
 
 import (
 	"errors"
+	"fmt"
+	"math"
 	"time"
 
 	"github.com/jackc/pglogrepl"
-)
-
-// Table is one outbox table and how its columns become a record.
-type Table struct {
-	Name    string // schema.name, unquoted (e.g. public.outbox)
-	Columns Columns
-	Topic   string           // template, e.g. outbox.event.{aggregatetype}; "" = the text of Columns.Topic
-	Key     string           // template; "" = the text of Columns.Key
-	Headers []HeaderTemplate // further headers
-	OnNull  OnNull
-}
-
-// Columns names the table's columns by what they mean; "" is not mapped.
-type Columns struct {
-	ID, Key, Type, Topic, Payload, Headers, Timestamp, Partition, TraceParent, TraceState string
-}
-
-// HeaderTemplate is one configured header.
-type HeaderTemplate struct {
-	Name  string
-	Value string // template
-}
-
-// OnNull says what a null payload becomes.
-type OnNull uint8
-
-// Tombstone is a nil value, Empty a value of length 0, PoisonNull makes the event poison.
-const (
-	Tombstone OnNull = iota
-	Empty
-	PoisonNull
 )
 
 // Options configure a Decoder.
@@ -50,12 +24,11 @@ type Options struct {
 // Kind says what a message was.
 type Kind uint8
 
-// Skip is a message that carries no row and ends no transaction.
 const (
-	Skip Kind = iota
-	Begin
-	Row
-	Commit
+	Skip   Kind = iota // neither a row nor an end of a transaction
+	Begin              // Transaction has it
+	Row                // the event has it
+	Commit             // Transaction has its end
 )
 
 // Transaction is what Begin and Commit say about a transaction.
@@ -63,48 +36,203 @@ type Transaction struct {
 	XID    uint32
 	Commit pglogrepl.LSN // of the commit record
 	End    pglogrepl.LSN // the end of the commit record; 0 until Commit
-	Time   time.Time     // of the commit
+	Time   time.Time     // of the commit, at the source
 }
 
-// Column is a column of a query's result.
-type Column struct {
-	Name string
-	Type uint32 // type OID
+// Decoder turns the messages of one replication session into events. One goroutine uses it.
+type Decoder struct {
+	tables    map[string]*table
+	relations map[uint32]*relation // by OID, as this session announced them
+	builder   builder
+
+	tx    Transaction
+	open  bool   // between Begin and Commit
+	index uint32 // of the transaction's next row
+	row   []value
 }
 
-// Decoder turns the messages of one replication session into events. It is used by one goroutine.
-type Decoder struct{ tx Transaction }
+// New reads the tables' templates. Its error lists everything that is wrong, by table and configuration key.
+func New(o Options) (*Decoder, error) {
+	d := &Decoder{
+		tables:    make(map[string]*table, len(o.Tables)),
+		relations: map[uint32]*relation{},
+		builder:   newBuilder(o.Source),
+	}
+	var errs []error
+	for _, t := range o.Tables {
+		c, err := compile(t)
+		if err == nil && d.tables[t.Name] != nil {
+			err = fmt.Errorf("outbox table %q: table: is configured twice", t.Name)
+		}
+		d.tables[t.Name] = c
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
 
-// Existing maps rows that were read by SQL as if they had been inserted.
-type Existing struct{}
-
-// Template is literal text and {column} placeholders.
-type Template struct{ columns []string }
-
-var errSkeleton = errors.New("decode: not written yet")
-
-// New compiles the tables.
-func New(o Options) (*Decoder, error) { return &Decoder{}, nil }
-
-// Decode reads one pgoutput message.
-func (d *Decoder) Decode(msg []byte, ev *Event) (Kind, error) { return Skip, errSkeleton }
+// Decode reads one message of pgoutput, protocol version 1 (Postgres documentation, "Logical Replication Message
+// Formats"). For a Row it overwrites *ev completely; otherwise it leaves it alone. msg is only borrowed: nothing
+// refers to it afterwards.
+//
+// The event's bytes, its ID and its header names included, lie in chunks of 64 KiB that it shares with its
+// neighbours: who keeps a part of an event for longer than it takes to publish it should keep a copy.
+func (d *Decoder) Decode(msg []byte, ev *Event) (Kind, error) {
+	if len(msg) == 0 {
+		return Skip, errors.New("decode message: it is empty")
+	}
+	c := cursor{rest: msg[1:]}
+	kind := Skip
+	switch msg[0] {
+	case 'I':
+		kind = Row
+		d.insert(&c, ev)
+	case 'B':
+		kind = Begin
+		d.begin(&c)
+	case 'C':
+		kind = Commit
+		d.commit(&c)
+	case 'R':
+		d.relation(&c)
+	case 'Y': // Type
+		c.uint32() // OID
+		c.text()   // namespace
+		c.text()   // name
+	case 'O': // Origin
+		c.uint64() // LSN of the commit there
+		c.text()   // name
+	case 'M': // Message
+		c.uint8()           // flags
+		c.uint64()          // LSN
+		c.text()            // prefix
+		c.bytes(c.uint32()) // content
+	case 'U':
+		c.fail("%w", d.unwanted(c, "updates"))
+	case 'D':
+		c.fail("%w", d.unwanted(c, "deletes"))
+	case 'T':
+		c.fail("%w", d.unwanted(cursor{}, "truncates"))
+	default:
+		c.fail("this byte begins no message of pgoutput's protocol version 1")
+	}
+	if err := c.end(); err != nil {
+		return Skip, fmt.Errorf("decode message %q: %w", msg[0], err)
+	}
+	return kind, nil
+}
 
 // Transaction returns what the last Begin or Commit said.
 func (d *Decoder) Transaction() Transaction { return d.tx }
 
-// Reset forgets the transaction in progress and the relations.
-func (d *Decoder) Reset() {}
-
-// Existing maps rows of a query.
-func (d *Decoder) Existing(table string, columns []Column) (*Existing, error) {
-	return nil, errSkeleton
+// Reset forgets the transaction in progress and the relations: a new replication session announces both anew.
+func (d *Decoder) Reset() {
+	d.tx, d.open, d.index = Transaction{}, false, 0
+	clear(d.relations)
 }
 
-// Event fills *ev from one row.
-func (x *Existing) Event(values [][]byte, pos Position, at time.Time, ev *Event) {}
+// begin reads a Begin: Int64 LSN of the commit record, Int64 commit time, Int32 transaction id.
+func (d *Decoder) begin(c *cursor) {
+	tx := Transaction{Commit: pglogrepl.LSN(c.uint64()), Time: timestamp(c.uint64()), XID: c.uint32()}
+	if d.open {
+		c.fail("transaction %d begins inside transaction %d", tx.XID, d.tx.XID)
+	}
+	if c.end() == nil {
+		d.tx, d.open, d.index = tx, true, 0
+	}
+}
 
-// ParseTemplate parses a template.
-func ParseTemplate(s string) (Template, error) { return Template{}, errSkeleton }
+// commit reads a Commit: Int8 flags (unused), Int64 LSN of the commit record, Int64 its end, Int64 commit time.
+func (d *Decoder) commit(c *cursor) {
+	c.uint8()
+	lsn, end := pglogrepl.LSN(c.uint64()), pglogrepl.LSN(c.uint64())
+	c.uint64()
+	switch {
+	case c.end() != nil:
+	case !d.open:
+		c.fail("a commit at %s, and no transaction has begun", lsn)
+	case lsn != d.tx.Commit:
+		c.fail("a commit at %s ends transaction %d, which began with the commit LSN %s", lsn, d.tx.XID, d.tx.Commit)
+	case end <= lsn:
+		c.fail("the commit at %s of transaction %d ends at %s", lsn, d.tx.XID, end)
+	default:
+		d.tx.End, d.open = end, false
+	}
+}
 
-// Columns returns the columns that the template names.
-func (t Template) Columns() []string { return t.columns }
+// timestamp is the protocol's: microseconds since 2000-01-01.
+func timestamp(micros uint64) time.Time {
+	const epoch = 946684800 * 1000 * 1000
+	return time.UnixMicro(epoch + int64(micros)).UTC()
+}
+
+// insert reads an Insert: Int32 relation OID, Byte1 'N', the tuple.
+func (d *Decoder) insert(c *cursor, ev *Event) {
+	oid, tag := c.uint32(), c.uint8()
+	if c.err != nil {
+		return
+	}
+	rel := d.relations[oid]
+	switch {
+	case !d.open:
+		c.fail("an insert outside a transaction")
+	case tag != 'N':
+		c.fail("an insert without its new tuple: byte %q", tag)
+	case rel == nil:
+		c.fail("an insert into the relation with OID %d, which was not announced", oid)
+	case rel.mapping == nil:
+		c.fail("the publication contains table %[1]s, which is not under outbox in the configuration: "+
+			"add it there, or ALTER PUBLICATION … DROP TABLE %[1]s "+
+			"(for a partition of a configured table: SET (publish_via_partition_root = true))", rel.name)
+	case d.index == math.MaxUint32:
+		c.fail("transaction %d has more rows than a position can count", d.tx.XID)
+	}
+	if c.err != nil {
+		return
+	}
+	if d.tuple(c, rel); c.end() == nil {
+		d.builder.event(rel.mapping, d.row, Position{Commit: d.tx.Commit, Index: d.index}, d.tx.Time, ev)
+		d.index++
+	}
+	clear(d.row) // the message is only borrowed
+}
+
+// tuple reads a TupleData into d.row: Int16 number of columns, and for each Byte1 kind, Int32 length, bytes.
+func (d *Decoder) tuple(c *cursor, rel *relation) {
+	columns := rel.mapping.columns
+	if n := int(c.uint16()); c.err == nil && n != len(columns) {
+		c.fail("a row of %d columns for table %s, which was announced with %d", n, rel.name, len(columns))
+	}
+	d.row = d.row[:0]
+	for i := 0; i < len(columns) && c.err == nil; i++ {
+		var v value
+		switch kind := c.uint8(); kind {
+		case 't':
+			v.data = c.bytes(c.uint32())
+		case 'n':
+		case 'b':
+			v.data, v.binary = c.bytes(c.uint32()), true
+			if columns[i].Type != oidBytea {
+				c.fail("column %q of table %s came in binary, which is read for bytea only", columns[i].Name, rel.name)
+			}
+		case 'u':
+			c.fail("column %q of table %s came as an unchanged TOAST value, which no insert has", columns[i].Name, rel.name)
+		default:
+			c.fail("column %q of table %s has the unknown kind %q", columns[i].Name, rel.name, kind)
+		}
+		d.row = append(d.row, v)
+	}
+}
+
+// unwanted is the error for what the publication of an outbox should not send. c stands at the relation's OID, if the
+// message begins with one.
+func (d *Decoder) unwanted(c cursor, what string) error {
+	of := ""
+	if rel := d.relations[c.uint32()]; rel != nil {
+		of = " of table " + rel.name
+	}
+	return fmt.Errorf("the publication publishes %s%s, and an outbox is only inserted into: "+
+		"ALTER PUBLICATION … SET (publish = 'insert')", what, of)
+}

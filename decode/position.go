@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/hex"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pglogrepl"
 )
@@ -44,11 +45,11 @@ func (p Position) Append(b []byte) []byte {
 	return hex.AppendEncode(b, raw[8:])
 }
 
-// ParsePosition reads the text that String writes, and nothing else.
+// ParsePosition reads the text that String writes, and nothing else: no capitals, which would break its order.
 func ParsePosition(s string) (Position, error) {
 	var raw [12]byte
-	if len(s) != positionLen || s[16] != '-' {
-		return Position{}, fmt.Errorf("position %q: want 16 hex digits, '-', 8 hex digits", s)
+	if len(s) != positionLen || s[16] != '-' || strings.ContainsAny(s, "ABCDEF") {
+		return Position{}, fmt.Errorf("position %.40q: want 16 hex digits in lower case, '-', 8 hex digits", s)
 	}
 	if _, err := hex.Decode(raw[:8], []byte(s[:16])); err != nil {
 		return Position{}, fmt.Errorf("position %q: %w", s, err)

@@ -1,0 +1,67 @@
+package decode
+
+import (
+	"strings"
+	"testing"
+)
+
+// A row of the debezium preset, some 300 B on the wire.
+var benchColumns = []Column{{"id", 2950}, {"aggregatetype", 25}, {"aggregateid", 25}, {"type", 25}, {"payload", 3802}, {"created_at", oidTimestamptz}}
+
+func benchDecoder(b *testing.B) (*Decoder, []byte) {
+	b.Helper()
+	d, err := New(Options{
+		Tables: []Table{{
+			Name:    "public.outbox",
+			Columns: Columns{ID: "id", Key: "aggregateid", Type: "type", Topic: "aggregatetype", Payload: "payload"},
+			Topic:   "outbox.event.{aggregatetype}",
+		}},
+		Source: "7325476235476523874/app/tidemark",
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	if _, err := d.Decode(relationMessage(1, "public", "outbox", benchColumns...), nil); err != nil {
+		b.Fatal(err)
+	}
+	row := insertMessage(1, "0a8b6a52-6f3e-4c1e-9a41-b1f9a2f3c001", "order", "order-4711", "OrderCreated",
+		`{"id": 4711, "text": "`+strings.Repeat("abcdefgh", 18)+`"}`, "2026-11-22 10:00:00.123456+00")
+	return d, row
+}
+
+func BenchmarkDecodeInsert(b *testing.B) {
+	d, row := benchDecoder(b)
+	if _, err := d.Decode(beginMessage(0x1000, 1), nil); err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(int64(len(row)))
+	b.ReportAllocs()
+	var ev Event
+	for b.Loop() {
+		if kind, err := d.Decode(row, &ev); kind != Row || err != nil || ev.Poison != nil {
+			b.Fatal(kind, err, ev.Poison)
+		}
+	}
+}
+
+// The reading of whole transactions, as a backlog of them comes: the unit of the measured budget.
+func BenchmarkDecodeTransaction100(b *testing.B) {
+	d, row := benchDecoder(b)
+	begin, commit := beginMessage(0x1000, 1), commitMessage(0x1000, 0x1040)
+	b.SetBytes(int64(len(begin) + 100*len(row) + len(commit)))
+	b.ReportAllocs()
+	events := make([]Event, 100)
+	for b.Loop() {
+		if _, err := d.Decode(begin, nil); err != nil {
+			b.Fatal(err)
+		}
+		for i := range events {
+			if _, err := d.Decode(row, &events[i]); err != nil {
+				b.Fatal(err)
+			}
+		}
+		if _, err := d.Decode(commit, nil); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

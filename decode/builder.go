@@ -1,0 +1,148 @@
+package decode
+
+import (
+	"fmt"
+	"math"
+	"time"
+	"unsafe"
+)
+
+// builder makes events of rows. What a row is needed for is copied once, into slabs; a plain row allocates nothing
+// else.
+type builder struct {
+	source []byte // of the tidemark-source header, shared by all events
+	topics topics
+	bytes  slab[byte]
+	slab   slab[Header]
+
+	headers []Header // of the event that is being built
+	scratch []byte   // its topic's name
+}
+
+// maxScratch bounds what is kept between two rows, so that one monstrous row is not paid for ever after.
+const maxScratch = 4096
+
+func newBuilder(source string) builder {
+	return builder{source: []byte(source), topics: topics{}, bytes: newByteSlab(), slab: newHeaderSlab()}
+}
+
+// event makes *ev the event of one row. row has a value for each of the mapping's columns.
+func (b *builder) event(m *mapping, row []value, pos Position, at time.Time, ev *Event) {
+	*ev = Event{Position: pos, CommitTime: at, Table: m.table.name, Partition: AnyPartition, Timestamp: at}
+	poison := func(what string, err error) {
+		if err != nil && ev.Poison == nil {
+			ev.Poison = fmt.Errorf("%s: %w", what, err)
+		}
+	}
+
+	id, _ := b.fill(&m.id, row) // text has no malformed form
+	ev.ID = alias(id)
+	if len(id) == 0 {
+		poison("id", fmt.Errorf("column %q is null or empty", m.table.columns.ID))
+	}
+
+	var err error
+	ev.Topic, err = b.topic(&m.topic, row)
+	poison("topic", err)
+	ev.Key, err = b.fill(&m.key, row)
+	poison("key", err)
+	ev.Value, err = b.fill(&m.payload, row)
+	poison("payload", err)
+	if ev.Value == nil {
+		switch m.table.onNull {
+		case Tombstone:
+		case Empty:
+			ev.Value = []byte{}
+		case PoisonNull:
+			poison("payload", fmt.Errorf("column %q is null, and on_null is poison", m.table.columns.Payload))
+		}
+	}
+	if m.partition >= 0 && row[m.partition].data != nil {
+		ev.Partition, err = partition(row[m.partition].data)
+		poison("partition", err)
+	}
+	if m.timestamp >= 0 && row[m.timestamp].data != nil {
+		read := recordTimestamp
+		if m.columns[m.timestamp].Type == oidInt8 {
+			read = recordMillis
+		}
+		t, err := read(row[m.timestamp].data)
+		if poison("timestamp", err); err == nil {
+			ev.Timestamp = t
+		}
+	}
+
+	b.headers = append(b.headers[:0], Header{Key: headerID, Value: id})
+	if !m.eventType.alwaysNull() {
+		v, err := b.fill(&m.eventType, row)
+		poison("type", err)
+		b.headers = append(b.headers, Header{Key: headerType, Value: v})
+	}
+	b.headers = append(b.headers,
+		Header{Key: headerPosition, Value: pos.Append(b.bytes.piece(positionLen))},
+		Header{Key: headerSource, Value: b.source})
+	for i := range m.headers {
+		h := &m.headers[i]
+		v, err := b.fill(&h.value, row)
+		if err != nil {
+			poison(fmt.Sprintf("header %q", h.name), err)
+		}
+		if v != nil || !h.dropNull {
+			b.headers = append(b.headers, Header{Key: h.name, Value: v})
+		}
+	}
+	if m.headersJSON >= 0 {
+		if err := b.jsonHeaders(row[m.headersJSON].data); err != nil {
+			poison("headers", fmt.Errorf("column %q: %w", m.table.columns.Headers, err))
+		}
+	}
+	ev.Headers = append(b.slab.piece(len(b.headers)), b.headers...)
+	clear(b.headers) // else it would keep chunks alive
+	if cap(b.headers) > maxScratch {
+		b.headers = nil
+	}
+}
+
+// fill returns the text of f in the event's memory; nil if it is null, and only then.
+func (b *builder) fill(f *filler, row []value) ([]byte, error) {
+	if f.null(row) {
+		return nil, nil
+	}
+	return f.append(b.bytes.piece(f.size(row)), row)
+}
+
+// copy copies p into the event's memory; it is never nil.
+func (b *builder) copy(p []byte) []byte { return append(b.bytes.piece(len(p)), p...) }
+
+// topic returns the name that f makes of the row. It fails on a null in it and on what Kafka would refuse.
+func (b *builder) topic(f *filler, row []value) (string, error) {
+	for i := range f.parts {
+		if p := &f.parts[i]; p.form != asLiteral && row[p.column].data == nil {
+			return "", fmt.Errorf("column %q is null", p.text)
+		}
+	}
+	name, err := f.append(b.scratch[:0], row)
+	if b.scratch = name; cap(name) > maxScratch {
+		b.scratch = nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return b.topics.intern(name)
+}
+
+// partition reads a partition's number.
+func partition(text []byte) (int32, error) {
+	d := digits{ok: len(text) > 0 && len(text) <= len("2147483647")}
+	var n int64
+	if d.ok {
+		n = d.int64(text)
+	}
+	if !d.ok || n > math.MaxInt32 {
+		return AnyPartition, fmt.Errorf("%.40q is no number from 0 to %d", text, math.MaxInt32)
+	}
+	return int32(n), nil
+}
+
+// alias is a string that shares the memory of b. Nobody writes to an event's memory, so it never changes.
+func alias(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }

@@ -1,0 +1,127 @@
+package decode
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// The headers that every record carries; SPEC.md §4.
+const (
+	headerID          = "id"
+	headerType        = "eventType"
+	headerPosition    = "tidemark-position"
+	headerSource      = "tidemark-source"
+	headerTraceParent = "traceparent"
+	headerTraceState  = "tracestate"
+)
+
+// reserved reports whether only tidemark itself may write this header. A consumer and the resume dedupe take it for
+// the truth about the record, so a copy that a service passed on from a record that it had read must not stand there.
+func reserved(name string) bool { return name == headerPosition || name == headerSource }
+
+// jsonHeaders appends the entries of a JSON object to the headers, in the order of the document: a string as its
+// text, null as a null value, everything else as its JSON text, untouched. Entries with a reserved name are left out.
+// No text, blank text and the JSON null are no headers.
+func (b *builder) jsonHeaders(doc []byte) error {
+	s := jsonScanner{rest: doc}
+	if s.space(); len(s.rest) == 0 {
+		return nil
+	}
+	// From here on the document is known to be well-formed (and nested no deeper than encoding/json allows), and the
+	// scanner needs no errors of its own.
+	if !json.Valid(doc) {
+		var raw json.RawMessage
+		return fmt.Errorf("no valid JSON: %w", json.Unmarshal(doc, &raw))
+	}
+	if s.rest[0] == 'n' {
+		return nil
+	}
+	if s.rest[0] != '{' {
+		return errors.New("not a JSON object")
+	}
+	s.skip() // {
+	for s.rest[0] != '}' {
+		name := b.unquote(s.value())
+		s.skip() // :
+		value := s.value()
+		if s.rest[0] == ',' {
+			s.skip()
+		}
+		if h := (Header{Key: alias(name)}); !reserved(h.Key) {
+			switch value[0] {
+			case '"':
+				h.Value = b.unquote(value)
+			case 'n':
+			default:
+				h.Value = b.copy(value)
+			}
+			b.headers = append(b.headers, h)
+		}
+	}
+	return nil
+}
+
+// unquote returns the text of a well-formed JSON string, in the event's memory.
+func (b *builder) unquote(quoted []byte) []byte {
+	if bytes.IndexByte(quoted, '\\') < 0 {
+		return b.copy(quoted[1 : len(quoted)-1])
+	}
+	var s string
+	if err := json.Unmarshal(quoted, &s); err != nil { // cannot happen: json.Valid has seen it
+		return b.copy(quoted)
+	}
+	return b.copy([]byte(s))
+}
+
+const jsonSpace = " \t\r\n"
+
+// jsonScanner cuts a well-formed JSON text into its values.
+type jsonScanner struct{ rest []byte }
+
+// space moves to the next byte that is not white space.
+func (s *jsonScanner) space() {
+	for len(s.rest) > 0 && strings.IndexByte(jsonSpace, s.rest[0]) >= 0 {
+		s.rest = s.rest[1:]
+	}
+}
+
+// skip moves over one byte and the white space behind it.
+func (s *jsonScanner) skip() {
+	s.rest = s.rest[1:]
+	s.space()
+}
+
+// value takes the value at the front, nested ones whole, and the white space behind it.
+func (s *jsonScanner) value() []byte {
+	depth, n := 0, 0
+	for n < len(s.rest) {
+		switch s.rest[n] {
+		case '"':
+			for n++; s.rest[n] != '"'; n++ {
+				if s.rest[n] == '\\' {
+					n++
+				}
+			}
+			n++
+		case '{', '[':
+			depth++
+			n++
+		case '}', ']':
+			depth--
+			n++
+		default: // a number, a word; or, in a nested value, a comma, a colon, white space
+			for n++; n < len(s.rest) && strings.IndexByte(jsonSpace+`,:{}[]"`, s.rest[n]) < 0; n++ {
+			}
+		}
+		if depth == 0 {
+			break
+		}
+	}
+	v := s.rest[:n]
+	s.rest = s.rest[n:]
+	s.space()
+	return v
+}

@@ -1,0 +1,192 @@
+package decode
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// The type OIDs that are read in a way of their own (pg_type.dat). Every other type is its text.
+const (
+	oidBytea       = 17
+	oidInt8        = 20
+	oidTimestamp   = 1114
+	oidTimestamptz = 1184
+)
+
+// Column is a column of a relation or of a query's result.
+type Column struct {
+	Name string
+	Type uint32 // type OID
+}
+
+// mapping is a table resolved against the columns that its rows arrive with, once, so that a row is read by index.
+type mapping struct {
+	table   *table
+	columns []Column
+
+	id, topic, key, payload filler
+	eventType               filler // null where it is not mapped
+	headers                 []mappedHeader
+
+	headersJSON, timestamp, partition int // column indexes; -1 is not mapped
+}
+
+// mappedHeader is a header whose place is after tidemark's own.
+type mappedHeader struct {
+	name     string
+	value    filler
+	dropNull bool // a null is no header, where others have a null value
+}
+
+// resolve finds the columns of t among columns, which it keeps. The error names everything that is missing, by its
+// meaning in the configuration.
+func resolve(t *table, columns []Column) (*mapping, error) {
+	r := resolver{columns: columns}
+	c := t.columns
+	m := &mapping{
+		table:       t,
+		columns:     columns,
+		id:          r.column(c.ID, "columns.id", inText),
+		headersJSON: r.find(c.Headers, "columns.headers"),
+		timestamp:   r.find(c.Timestamp, "columns.timestamp"),
+		partition:   r.find(c.Partition, "columns.partition"),
+	}
+	m.topic = r.column(c.Topic, "columns.topic", inRecord)
+	if len(t.topic.parts) > 0 {
+		m.topic = r.template(t.topic, "topic template", inRecord)
+	}
+	m.key = r.column(c.Key, "columns.key", inRecord)
+	if len(t.key.parts) > 0 {
+		m.key = r.template(t.key, "key template", inRecord)
+	}
+	m.payload = r.column(c.Payload, "columns.payload", inRecord)
+	m.eventType = r.column(c.Type, "columns.type", inRecord)
+	for _, h := range t.headers {
+		m.headers = append(m.headers, mappedHeader{name: h.name, value: r.template(h.value, "header "+h.name, inHeader)})
+	}
+	for _, h := range []mappedHeader{
+		{name: headerTraceParent, value: r.column(c.TraceParent, "columns.traceparent", inRecord), dropNull: true},
+		{name: headerTraceState, value: r.column(c.TraceState, "columns.tracestate", inRecord), dropNull: true},
+	} {
+		if !h.value.alwaysNull() {
+			m.headers = append(m.headers, h)
+		}
+	}
+	return m, errors.Join(r.missingError(t.name), m.typeError())
+}
+
+// typeError refuses columns of a type that could only make every row poison, or worse: an int4 of seconds read as
+// milliseconds would date every record to 1970, and Kafka would delete it as too old.
+func (m *mapping) typeError() error {
+	if m.timestamp >= 0 {
+		c := m.columns[m.timestamp]
+		if c.Type != oidTimestamptz && c.Type != oidTimestamp && c.Type != oidInt8 {
+			return fmt.Errorf("column %q (columns.timestamp) of table %s has the type with OID %d: "+
+				"want timestamptz, timestamp, or int8 in milliseconds since 1970", c.Name, m.table.name, c.Type)
+		}
+	}
+	if m.headersJSON >= 0 {
+		if c := m.columns[m.headersJSON]; c.Type == oidBytea {
+			return fmt.Errorf("column %q (columns.headers) of table %s is bytea: want jsonb, json or text", c.Name, m.table.name)
+		}
+	}
+	return nil
+}
+
+// resolver looks up columns and collects what it does not find.
+type resolver struct {
+	columns []Column
+	missing []missingColumn
+}
+
+type missingColumn struct {
+	name     string
+	meanings []string
+}
+
+// find returns the index of the column, -1 if it is not there or the name is empty.
+func (r *resolver) find(name, meaning string) int {
+	i := slices.IndexFunc(r.columns, func(c Column) bool { return c.Name == name })
+	if i >= 0 || name == "" {
+		return i
+	}
+	at := slices.IndexFunc(r.missing, func(m missingColumn) bool { return m.name == name })
+	if at < 0 {
+		at = len(r.missing)
+		r.missing = append(r.missing, missingColumn{name: name})
+	}
+	if m := &r.missing[at]; !slices.Contains(m.meanings, meaning) {
+		m.meanings = append(m.meanings, meaning)
+	}
+	return -1
+}
+
+func (r *resolver) missingError(table string) error {
+	if len(r.missing) == 0 {
+		return nil
+	}
+	var missing, has []string
+	for _, m := range r.missing {
+		missing = append(missing, fmt.Sprintf("column %q (%s)", m.name, strings.Join(m.meanings, " / ")))
+	}
+	for _, c := range r.columns {
+		has = append(has, c.Name)
+	}
+	is := "is"
+	if len(missing) > 1 {
+		is = "are"
+	}
+	return fmt.Errorf("%s %s not in table %s; it has: %s",
+		strings.Join(missing, ", "), is, table, strings.Join(has, ", "))
+}
+
+// place says where a text goes, which decides the form of a column in it.
+type place uint8
+
+const (
+	inText   place = iota // text whatever the type, bytea as \x and hex
+	inRecord              // bytea as raw bytes
+	inHeader              // bytea as raw bytes, timestamptz as an instant of RFC 3339
+)
+
+func (p place) form(typ uint32) form {
+	switch {
+	case p != inText && typ == oidBytea:
+		return asBytes
+	case p == inHeader && typ == oidTimestamptz:
+		return asInstant
+	}
+	return asText
+}
+
+// column resolves a single column; the filler of one that is not mapped is always null.
+func (r *resolver) column(name, meaning string, p place) filler {
+	if name == "" {
+		return filler{only: -1}
+	}
+	return r.template(Template{parts: []templatePart{{column: name}}}, meaning, p)
+}
+
+func (r *resolver) template(t Template, meaning string, p place) filler {
+	f := filler{only: -1}
+	for _, part := range t.parts {
+		if part.column == "" {
+			f.parts = append(f.parts, fillerPart{form: asLiteral, text: part.literal})
+			continue
+		}
+		i := r.find(part.column, meaning)
+		if i < 0 {
+			continue // resolve fails
+		}
+		f.parts = append(f.parts, fillerPart{form: p.form(r.columns[i].Type), text: part.column, column: i})
+		if f.only = i; len(t.Columns()) > 1 {
+			f.only = -1
+		}
+	}
+	if len(t.parts) == 0 {
+		f.parts = []fillerPart{{form: asLiteral}}
+	}
+	return f
+}

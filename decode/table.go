@@ -1,0 +1,112 @@
+package decode
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Table is one outbox table and how its columns become a record.
+type Table struct {
+	Name    string // schema.name, unquoted and exactly as Postgres has it (e.g. public.outbox)
+	Columns Columns
+	// Topic is a template, e.g. outbox.event.{aggregatetype}; "" stands for the text of Columns.Topic. A null column in
+	// it makes the event poison.
+	Topic string
+	// Key is a template; "" stands for the text of Columns.Key, and for a null key where that is not mapped. If it
+	// names exactly one column and that is null, the key is null; a null among several columns is empty text.
+	Key     string
+	Headers []HeaderTemplate // written after tidemark's own
+	OnNull  OnNull
+}
+
+// Columns names a table's columns by what they mean. An empty name is not mapped; ID and Payload have to be.
+type Columns struct {
+	ID          string // its text identifies the event; null or empty is poison
+	Key         string // the key, unless Table.Key says otherwise
+	Type        string // becomes the eventType header
+	Topic       string // the topic, unless Table.Topic says otherwise
+	Payload     string // the value; bytea as raw bytes
+	Headers     string // a JSON object whose entries become headers
+	Timestamp   string // timestamptz, timestamp (taken as UTC) or int8 (milliseconds since 1970)
+	Partition   string // a decimal number; null leaves the choice to the key
+	TraceParent string // becomes the traceparent header, unless null
+	TraceState  string // becomes the tracestate header, unless null
+}
+
+// HeaderTemplate is a configured header. Its value keeps a null as the key does (Table.Key); a timestamptz is written
+// as 2026-11-22T10:00:00.123456Z.
+type HeaderTemplate struct {
+	Name  string
+	Value string // template
+}
+
+// OnNull says what becomes of a row whose payload is null.
+type OnNull uint8
+
+const (
+	Tombstone  OnNull = iota // a null value: a compacted topic forgets the key
+	Empty                    // a value of length 0
+	PoisonNull               // the event is poison
+)
+
+// table is a Table with its templates read.
+type table struct {
+	name    string
+	columns Columns
+	topic   Template
+	key     Template
+	headers []header
+	onNull  OnNull
+}
+
+type header struct {
+	name  string
+	value Template
+}
+
+// compile checks a table and reads its templates. It returns all that is wrong, each error with the configuration key.
+func compile(t Table) (*table, error) {
+	c := &table{name: t.Name, columns: t.Columns, onNull: t.OnNull, headers: make([]header, len(t.Headers))}
+	var errs []error
+	wrong := func(key string, err error) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("outbox table %q: %s: %w", t.Name, key, err))
+		}
+	}
+
+	if !strings.Contains(t.Name, ".") {
+		wrong("table", errors.New("want schema.name, as in public.outbox"))
+	}
+	if t.Columns.ID == "" {
+		wrong("columns.id", errors.New("has to name the column that identifies a row"))
+	}
+	if t.Columns.Payload == "" {
+		wrong("columns.payload", errors.New("has to name a column; without one every record would be a tombstone"))
+	}
+	if t.Topic == "" && t.Columns.Topic == "" {
+		wrong("topic", errors.New("neither topic nor columns.topic says where the rows go"))
+	}
+	if t.OnNull > PoisonNull {
+		wrong("on_null", fmt.Errorf("%d is not one of Tombstone, Empty, PoisonNull", t.OnNull))
+	}
+
+	var err error
+	c.topic, err = ParseTemplate(t.Topic)
+	wrong("topic", err)
+	c.key, err = ParseTemplate(t.Key)
+	wrong("key", err)
+	for i, h := range t.Headers {
+		key := fmt.Sprintf("headers[%d] %q", i, h.Name)
+		switch {
+		case h.Name == "":
+			wrong(key, errors.New("a header needs a name"))
+		case reserved(h.Name):
+			wrong(key, errors.New("this name is tidemark's own"))
+		}
+		c.headers[i].name = h.Name
+		c.headers[i].value, err = ParseTemplate(h.Value)
+		wrong(key, err)
+	}
+	return c, errors.Join(errs...)
+}

@@ -47,7 +47,7 @@ func (a account) run(cmd *exec.Cmd) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
-	cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(a.uid), Gid: uint32(a.gid)} //nolint:gosec // parsed as 31 bits
+	cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(a.uid), Gid: uint32(a.gid)} // parsed as 31 bits
 }
 
 // own hands the tree over to this account.
@@ -63,21 +63,21 @@ func (a account) canReach(dir string) error {
 	if !a.other {
 		return nil
 	}
-	real, err := filepath.EvalSymlinks(dir)
+	at, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		return fmt.Errorf("resolve %s: %w", dir, err)
 	}
-	for ; ; real = filepath.Dir(real) {
-		info, err := os.Stat(real)
+	for ; ; at = filepath.Dir(at) {
+		info, err := os.Stat(at)
 		if err != nil {
-			return fmt.Errorf("check %s: %w", real, err)
+			return fmt.Errorf("check %s: %w", at, err)
 		}
 		stat, ok := info.Sys().(*syscall.Stat_t)
 		owned := ok && int64(stat.Uid) == int64(a.uid) && info.Mode().Perm()&0o100 != 0
 		if !owned && info.Mode().Perm()&0o001 == 0 {
-			return fmt.Errorf("enter %s: uid %d, which runs Postgres because root must not, cannot; choose another directory or `chmod o+x %[1]s`", real, a.uid)
+			return fmt.Errorf("enter %s: uid %d, which runs Postgres because root must not, cannot; choose another directory or `chmod o+x %[1]s`", at, a.uid)
 		}
-		if real == filepath.Dir(real) {
+		if at == filepath.Dir(at) {
 			return nil
 		}
 	}

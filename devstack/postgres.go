@@ -136,7 +136,7 @@ func StartPostgres(ctx context.Context, opts PostgresOptions) (*Postgres, error)
 
 // prepare makes the data directory, if it is not there, and the directory of the socket.
 func (p *Postgres) prepare(template string) error {
-	if err := os.MkdirAll(p.dir, 0o711); err != nil { //nolint:gosec // the server's account passes through to its own
+	if err := os.MkdirAll(p.dir, 0o711); err != nil { // the server's account passes through to its own
 		return fmt.Errorf("make data directory: %w", err)
 	}
 	if err := p.account.openWay(p.dir); err != nil {
@@ -199,7 +199,7 @@ func (p *Postgres) start(ctx context.Context) error {
 	}
 	defer opened()
 	// ctx limits the start; the server lives on.
-	cmd := exec.CommandContext(context.WithoutCancel(ctx), p.bin, "-D", p.data) //nolint:gosec // our own cache
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), p.bin, "-D", p.data)
 	cmd.Dir = p.data
 	cmd.Env = postgresEnv()
 	cmd.Stdout, cmd.Stderr = output, output

@@ -126,7 +126,7 @@ func postgresTemplate(ctx context.Context, release, dist string, progress func(s
 	dir, err := cached(ctx, "postgres-"+release+"-data-1", progress, func(part string) error {
 		progress("preparing the first database (initdb, once)…")
 		account := serverAccount()
-		if err := os.Chmod(part, 0o711); err != nil { //nolint:gosec // the account must get through to the part that is its own
+		if err := os.Chmod(part, 0o711); err != nil { // the account must get through to the part that is its own
 			return err
 		}
 		data := filepath.Join(part, "data")
@@ -136,7 +136,7 @@ func postgresTemplate(ctx context.Context, release, dist string, progress func(s
 		if err := account.own(data); err != nil {
 			return err
 		}
-		initdb := exec.CommandContext(ctx, filepath.Join(dist, "bin", "initdb"), "--pgdata", data, "--username", "postgres", //nolint:gosec // our own cache
+		initdb := exec.CommandContext(ctx, filepath.Join(dist, "bin", "initdb"), "--pgdata", data, "--username", "postgres",
 			"--auth", "trust", "--encoding", "UTF8", "--locale", "C", "--no-sync", "--no-instructions")
 		initdb.Dir = data
 		initdb.Env = postgresEnv()
@@ -188,7 +188,7 @@ func writeConf(path string, settings map[string]string) error {
 	for _, key := range keys {
 		fmt.Fprintf(&text, "%s = '%s'\n", key, quote.Replace(settings[key]))
 	}
-	if err := os.WriteFile(path, []byte(text.String()), 0o644); err != nil { //nolint:gosec // in a directory that is closed to others
+	if err := os.WriteFile(path, []byte(text.String()), 0o644); err != nil { // in a directory that is closed to others
 		return fmt.Errorf("write server settings: %w", err)
 	}
 	return nil

@@ -287,12 +287,15 @@ func TestPostgresDiesWithItsKilledOwner(t *testing.T) {
 			}
 			_ = owner.Wait()
 
-			deadline := time.Now().Add(30 * time.Second)
+			deadline := time.After(30 * time.Second)
+			tick := time.NewTicker(20 * time.Millisecond) // nobody tells when the orphans of another process end
+			defer tick.Stop()
 			for len(processesOf(t, dir)) > 0 {
-				if time.Now().After(deadline) {
+				select {
+				case <-tick.C:
+				case <-deadline:
 					t.Fatalf("processes left: %v", processesOf(t, dir))
 				}
-				time.Sleep(20 * time.Millisecond) // nobody tells when the orphans of another process end
 			}
 			// The next server of anybody removes what the dead owner left.
 			startPostgres(t, devstack.PostgresOptions{})

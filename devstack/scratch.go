@@ -59,7 +59,7 @@ func (s *scratch) claim() error {
 	}
 	s.lock = lock
 	// Servers of another account pass through to their own directories below, which are closed to the rest.
-	if err := os.Chmod(s.dir, 0o711); err != nil { //nolint:gosec // see above
+	if err := os.Chmod(s.dir, 0o711); err != nil {
 		return errors.Join(fmt.Errorf("claim %s: %w", s.dir, err), lock.Close())
 	}
 	return nil
@@ -100,7 +100,7 @@ func sweepScratch(base, kind string) {
 func freePort(ctx context.Context) (int, error) {
 	var last error
 	for range 100 {
-		port := 15000 + rand.IntN(17000) //nolint:gosec // a choice, not a secret
+		port := 15000 + rand.IntN(17000)
 		var config net.ListenConfig
 		listener, err := config.Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 		if err != nil {

@@ -1,0 +1,51 @@
+# The commands of a working day. `make` lists them; .ci/run is what has to pass before a change is done.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+FUZZTIME ?= 10s
+BENCHTIME ?= 1s
+BENCH ?= .
+TRIALS_FLAGS ?=
+DEMO_FLAGS ?=
+
+# The linter is a tool of its own module: tools/go.mod is its pin, tools/go.sum its checksums. Go builds it once
+# (minutes) and keeps it in the build cache.
+GOLANGCI_LINT := go tool -modfile=tools/go.mod golangci-lint
+
+.PHONY: help build test race lint fmt fuzz trials bench demo ci
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## the binary, as ./tidemark
+	go build -trimpath -o tidemark .
+
+test: ## every test; those whose servers are missing are skipped (TIDEMARK_TEST_REQUIRE=kafka,postgres fails instead)
+	go test ./...
+
+race: ## every test under the race detector, in random order
+	go test -race -shuffle=on ./...
+
+lint: ## check the lint configuration, then the code
+	$(GOLANGCI_LINT) config verify
+	$(GOLANGCI_LINT) run
+
+fmt: ## format the code as lint wants it
+	$(GOLANGCI_LINT) fmt
+
+fuzz: ## each fuzz target for FUZZTIME (10s)
+	.ci/fuzz $(FUZZTIME)
+
+trials: ## the long crash trials, with TRIALS_FLAGS
+	go run ./test/trials $(TRIALS_FLAGS)
+
+bench: ## the benchmarks that match BENCH, for BENCHTIME (1s) each
+	go test -run '^$$' -bench '$(BENCH)' -benchmem -benchtime $(BENCHTIME) ./...
+
+demo: ## the whole path on one screen, with DEMO_FLAGS; needs nothing installed
+	go run . demo $(DEMO_FLAGS)
+
+ci: ## everything: what has to pass before a change is done
+	.ci/run

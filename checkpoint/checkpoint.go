@@ -1,0 +1,148 @@
+// Package checkpoint owns the answer to one question: from which LSN may reading start again so that nothing is lost?
+// Tracker computes it from acknowledgements, Store keeps it. The one rule: only the end LSN of a transaction that is
+// wholly in Kafka, and before which everything is in Kafka, is ever stored; what is confirmed to Postgres was stored
+// before. So the slot is never ahead of the store, and a slot that is ahead means that somebody else moved it.
+package checkpoint
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+)
+
+// Version is the format that this build writes and the newest that it reads.
+const Version = 1
+
+// Checkpoint is what is stored.
+type Checkpoint struct {
+	Version          int       `json:"version"`
+	SystemIdentifier string    `json:"system_identifier"` // of the Postgres cluster
+	Timeline         int32     `json:"timeline"`
+	Database         string    `json:"database"`
+	Slot             string    `json:"slot"`
+	State            State     `json:"state,omitempty"`
+	LSN              LSN       `json:"lsn"`      // the end of the last transaction that is wholly in Kafka
+	Position         string    `json:"position"` // of its last event; "" before the first
+	Offsets          Offsets   `json:"offsets"`
+	Producers        []int64   `json:"producers,omitempty"` // idempotent producer ids that may have written since
+	Writer           string    `json:"writer,omitempty"`    // names the process that holds the checkpoint
+	WrittenAt        time.Time `json:"written_at"`
+}
+
+// State is the phase that the stored position belongs to.
+type State string
+
+const (
+	// Streaming is the normal state: LSN is where reading starts again.
+	Streaming State = ""
+	// ExistingRows is stored before the slot is created on the first start, and until the rows that were there before
+	// the slot are all in Kafka. A restart that finds it drops the slot and begins anew.
+	ExistingRows State = "existing_rows"
+)
+
+// Offsets holds, for each topic and partition, an offset before which no event lies that is later than the LSN.
+type Offsets map[string]map[int32]int64
+
+// LSN is a log position whose text is Postgres's: two hexadecimal halves, 0/16B3748.
+type LSN pglogrepl.LSN
+
+// String returns the text as Postgres writes it.
+func (l LSN) String() string { return pglogrepl.LSN(l).String() }
+
+// MarshalText implements encoding.TextMarshaler.
+func (l LSN) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (l *LSN) UnmarshalText(b []byte) error {
+	parsed, err := ParseLSN(string(b))
+	if err == nil {
+		*l = LSN(parsed)
+	}
+	return err
+}
+
+// ParseLSN reads an LSN's text strictly: two halves of one to eight hexadecimal digits, and nothing after them.
+// pglogrepl.ParseLSN lets trailing text pass, which in a file that a person may have edited would hide a slip.
+func ParseLSN(s string) (pglogrepl.LSN, error) {
+	high, low, ok := strings.Cut(s, "/")
+	h, errHigh := strconv.ParseUint(high, 16, 32)
+	l, errLow := strconv.ParseUint(low, 16, 32)
+	if !ok || errHigh != nil || errLow != nil {
+		return 0, fmt.Errorf("LSN %q: want two hexadecimal halves such as 0/16B3748", s)
+	}
+	return pglogrepl.LSN(h<<32 | l), nil
+}
+
+// errCorrupt marks contents that cannot be a checkpoint of ours.
+var errCorrupt = errors.New("not a whole checkpoint")
+
+// IsCorrupt reports whether err says that something is stored that cannot be read as a checkpoint: torn, empty, edited
+// into nonsense, or written by a newer version. Starting without it would hide a gap.
+func IsCorrupt(err error) bool { return errors.Is(err, errCorrupt) }
+
+// Encode returns c as one indented JSON object, which an operator can read and, if it must be, edit.
+func Encode(c *Checkpoint) ([]byte, error) {
+	b, err := json.MarshalIndent(c, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encode checkpoint: %w", err)
+	}
+	return append(b, '\n'), nil
+}
+
+// Decode reads what Encode wrote. Whatever is torn, empty, incomplete, of a newer version or followed by something
+// else is an error for which IsCorrupt is true: a position is never guessed.
+func Decode(b []byte) (*Checkpoint, error) {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields()
+	var c Checkpoint
+	err := dec.Decode(&c)
+	switch {
+	case errors.Is(err, io.EOF):
+		return nil, fmt.Errorf("%w: it is empty", errCorrupt)
+	case err != nil && newerVersion(b):
+		return nil, fmt.Errorf("%w: it was written by a newer tidemark; upgrade this one", errCorrupt)
+	case err != nil:
+		return nil, fmt.Errorf("%w: %w", errCorrupt, err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%w: something follows the JSON object", errCorrupt)
+	}
+	return &c, c.validate()
+}
+
+func newerVersion(b []byte) bool {
+	var v struct {
+		Version int `json:"version"`
+	}
+	return json.Unmarshal(b, &v) == nil && v.Version > Version
+}
+
+func (c *Checkpoint) validate() error {
+	switch {
+	case c.Version > Version:
+		return fmt.Errorf("%w: its version is %d, this tidemark reads up to %d; upgrade it", errCorrupt, c.Version, Version)
+	case c.Version < 1:
+		return fmt.Errorf("%w: it has no version", errCorrupt)
+	case c.SystemIdentifier == "" || c.Database == "" || c.Slot == "":
+		return fmt.Errorf("%w: system_identifier, database and slot must be there", errCorrupt)
+	case c.State != Streaming && c.State != ExistingRows:
+		return fmt.Errorf("%w: unknown state %q", errCorrupt, c.State)
+	case c.State == Streaming && c.LSN == 0:
+		return fmt.Errorf("%w: lsn must be there", errCorrupt)
+	}
+	for topic, partitions := range c.Offsets {
+		for partition, offset := range partitions {
+			if topic == "" || partition < 0 || offset < 0 {
+				return fmt.Errorf("%w: offsets of topic %q, partition %d: %d", errCorrupt, topic, partition, offset)
+			}
+		}
+	}
+	return nil
+}

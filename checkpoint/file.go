@@ -1,0 +1,85 @@
+package checkpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// File keeps the checkpoint in a local file. It is written to a temporary file beside it, fsynced and renamed, and
+// then the folder is fsynced, so that a crash or a power cut leaves either the old contents or the new.
+type File struct{ path string }
+
+// NewFile returns a store at path, whose folder must exist.
+func NewFile(path string) *File { return &File{path: path} }
+
+// String names the store for logs and errors.
+func (f *File) String() string { return "file " + f.path }
+
+// Load returns what is stored, or nil if there is no file. IsCorrupt tells contents that cannot be trusted from a file
+// that cannot be read.
+func (f *File) Load(context.Context) (*Checkpoint, error) {
+	b, err := os.ReadFile(f.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil //nolint:nilnil // nothing stored is no error, and a zero checkpoint would be one
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load checkpoint: %w", err)
+	}
+	c, err := Decode(b)
+	if err != nil {
+		return nil, fmt.Errorf("load checkpoint %s: %w", f.path, err)
+	}
+	return c, nil
+}
+
+// Save replaces what is stored, durably: when it returns nil, c survives a power cut.
+func (f *File) Save(_ context.Context, c *Checkpoint) (err error) {
+	b, err := Encode(c)
+	if err != nil {
+		return err
+	}
+	// One name for the temporary file: what a crash leaves behind is overwritten, not collected.
+	tmp, err := os.OpenFile(f.path+".tmp", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("save checkpoint: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(tmp.Name())
+		}
+	}()
+	_, err = tmp.Write(b)
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if errClose := tmp.Close(); err == nil {
+		err = errClose
+	}
+	if err == nil {
+		err = os.Rename(tmp.Name(), f.path)
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(f.path))
+	}
+	if err != nil {
+		return fmt.Errorf("save checkpoint %s: %w", f.path, err)
+	}
+	return nil
+}
+
+// syncDir makes a rename in dir durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	err = d.Sync()
+	if errClose := d.Close(); err == nil {
+		err = errClose
+	}
+	return err
+}

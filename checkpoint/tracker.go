@@ -1,0 +1,114 @@
+package checkpoint
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/jackc/pglogrepl"
+)
+
+// Tracker knows which LSN is safe: the end of the last transaction whose every event is acknowledged and before which
+// everything is acknowledged. Acknowledgements may come in any order and from any goroutine; a later one never makes
+// an earlier transaction safe.
+//
+// Begin, Commit and Advance are called by the one goroutine that reads the stream, in the stream's order. Safe may be
+// called by another.
+type Tracker struct {
+	mu    sync.Mutex
+	queue []*Transaction // in commit order; the prefix that is safe is cut off by Safe
+	safe  Mark
+}
+
+// Mark is a point of the log up to which everything is in Kafka.
+type Mark struct {
+	End    pglogrepl.LSN // where reading may start again
+	Commit pglogrepl.LSN // the commit LSN of the last transaction that had events
+	Events uint32        // how many it had; its last event's index is one less
+}
+
+// Transaction is one database transaction between its Begin and the moment at which it is safe.
+type Transaction struct {
+	commit  pglogrepl.LSN
+	end     pglogrepl.LSN // set before pending drops to 0, read only after
+	events  uint32
+	pending atomic.Int64 // unacknowledged events, and one more while the transaction is open
+}
+
+// Commit returns the LSN of the transaction's commit record.
+func (t *Transaction) Commit() pglogrepl.LSN { return t.commit }
+
+// Add counts one more event that has to be acknowledged before the transaction is safe. The reading goroutine calls it
+// before the event leaves for the producer.
+func (t *Transaction) Add() {
+	t.events++
+	t.pending.Add(1)
+}
+
+// Acked counts one event as acknowledged (or durably set aside). Any goroutine may call it, once an event.
+func (t *Transaction) Acked() { t.pending.Add(-1) }
+
+// NewTracker returns a tracker for a stream that starts at mark.
+func NewTracker(mark Mark) *Tracker { return &Tracker{safe: mark} }
+
+// Begin opens the transaction whose commit record is at commit. The one before must have been committed.
+func (t *Tracker) Begin(commit pglogrepl.LSN) *Transaction {
+	tx := &Transaction{commit: commit}
+	tx.pending.Store(1)
+	t.mu.Lock()
+	t.queue = append(t.queue, tx)
+	t.mu.Unlock()
+	return tx
+}
+
+// Commit closes tx, which ends at end. It becomes safe when its events and everything before it are acknowledged.
+func (t *Tracker) Commit(tx *Transaction, end pglogrepl.LSN) {
+	tx.end = end
+	tx.pending.Add(-1)
+}
+
+// Advance tells that the log up to end holds nothing more for us, as a keepalive says. It is an empty transaction that
+// waits its turn; inside an open transaction it says nothing, since that one's commit comes after it.
+func (t *Tracker) Advance(end pglogrepl.LSN) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.queue) == 0 {
+		t.safe.End = max(t.safe.End, end)
+		return
+	}
+	last := t.queue[len(t.queue)-1]
+	if last.open() {
+		return
+	}
+	t.queue = append(t.queue, &Transaction{end: end})
+}
+
+// open reports whether the transaction still waits for its commit. Only the reading goroutine may ask.
+func (t *Transaction) open() bool { return t.end == 0 }
+
+// Safe returns the mark up to which everything is acknowledged. It never goes back.
+func (t *Tracker) Safe() Mark {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := 0
+	for n < len(t.queue) && t.queue[n].pending.Load() == 0 {
+		tx := t.queue[n]
+		t.safe.End = max(t.safe.End, tx.end)
+		if tx.events > 0 {
+			t.safe.Commit, t.safe.Events = tx.commit, tx.events
+		}
+		t.queue[n] = nil // the slice is cut, not copied: let the transaction go
+		n++
+	}
+	t.queue = t.queue[n:]
+	if len(t.queue) == 0 {
+		t.queue = nil // and let go of the array behind the cut
+	}
+	return t.safe
+}
+
+// Waiting returns how many transactions are not safe yet, the open one included.
+func (t *Tracker) Waiting() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.queue)
+}

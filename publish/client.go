@@ -1,0 +1,255 @@
+package publish
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl"
+	"github.com/twmb/franz-go/pkg/sasl/oauth"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
+	"github.com/twmb/franz-go/pkg/sasl/scram"
+)
+
+// Options say where the events go.
+type Options struct {
+	Brokers     []string
+	TLS         *TLS  // nil is off
+	SASL        *SASL // nil is off
+	Compression string
+	Topics      TopicOptions
+	Settings    map[string]string // producer settings by their Java names, see settings
+}
+
+// TLS says how brokers are spoken to. The files are PEM.
+type TLS struct {
+	CAFile, CertFile, KeyFile, ServerName string
+	InsecureSkipVerify                    bool
+}
+
+// SASL is how the client logs in.
+type SASL struct {
+	Mechanism                 string // PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER
+	Username, Password, Token string
+}
+
+// client returns the options that every connection to Kafka shares, the producer's and the resuming consumer's.
+func (o *Options) client() ([]kgo.Opt, error) {
+	opts := []kgo.Opt{
+		kgo.SeedBrokers(o.Brokers...),
+		kgo.ClientID("tidemark"),
+		// A broker that comes back is found again in well under a second; one that does not is asked every two.
+		kgo.RetryBackoffFn(func(tries int) time.Duration {
+			return min(50*time.Millisecond<<min(tries, 6), 2*time.Second)
+		}),
+		kgo.MetadataMinAge(250 * time.Millisecond),
+	}
+	if o.TLS != nil {
+		config, err := o.TLS.config()
+		if err != nil {
+			return nil, err
+		}
+		opts = append(opts, kgo.DialTLSConfig(config))
+	}
+	if o.SASL != nil {
+		mechanism, err := o.SASL.mechanism()
+		if err != nil {
+			return nil, err
+		}
+		opts = append(opts, kgo.SASL(mechanism))
+	}
+	return opts, nil
+}
+
+// producer returns what makes the client the producer that the promises need. Idempotence and acks=all are the
+// client's defaults and are not for sale.
+func (o *Options) producer() ([]kgo.Opt, error) {
+	codec, err := codec(o.Compression)
+	if err != nil {
+		return nil, err
+	}
+	opts := []kgo.Opt{
+		kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.ProducerBatchCompression(codec),
+		// Events are handed over in bursts; waiting for more inside the client would only add latency.
+		kgo.ProducerLinger(0),
+		// The bound is the relay's, in bytes, and it must be: Produce blocking here would block the goroutine that
+		// keeps the replication connection alive.
+		kgo.MaxBufferedRecords(math.MaxInt32),
+		// An outage is waited for, however long. A topic that vanished is waited for too; the relay reports it.
+		kgo.RecordRetries(math.MaxInt32),
+		kgo.UnknownTopicRetries(-1),
+		// A fenced or forgotten producer must not go on under a new id as if nothing had happened: what was in flight
+		// may or may not be there. It stops, and the relay starts over from the checkpoint.
+		kgo.StopProducerOnDataLossDetected(),
+		kgo.RecordPartitioner(newPartitioner()),
+	}
+	extra, err := settings(o.Settings)
+	return append(opts, extra...), err
+}
+
+func codec(name string) (kgo.CompressionCodec, error) {
+	switch name {
+	case "", "none":
+		return kgo.NoCompression(), nil
+	case "gzip":
+		return kgo.GzipCompression(), nil
+	case "snappy":
+		return kgo.SnappyCompression(), nil
+	case "lz4":
+		return kgo.Lz4Compression(), nil
+	case "zstd":
+		return kgo.ZstdCompression(), nil
+	default:
+		return kgo.CompressionCodec{}, fmt.Errorf("kafka.compression: %q is none of none, gzip, snappy, lz4, zstd", name)
+	}
+}
+
+func (t *TLS) config() (*tls.Config, error) {
+	config := &tls.Config{
+		MinVersion: tls.VersionTLS12, ServerName: t.ServerName,
+		InsecureSkipVerify: t.InsecureSkipVerify, //nolint:gosec // the operator asked for it by a name that says what it is
+	}
+	if t.CAFile != "" {
+		pem, err := os.ReadFile(t.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("kafka.tls.ca_file: %w", err)
+		}
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("kafka.tls.ca_file: no certificate in %s", t.CAFile)
+		}
+	}
+	if t.CertFile != "" {
+		load := func() (*tls.Certificate, error) {
+			cert, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
+			if err != nil {
+				return nil, fmt.Errorf("kafka.tls.cert_file and key_file: %w", err)
+			}
+			return &cert, nil
+		}
+		if _, err := load(); err != nil {
+			return nil, err
+		}
+		// Read anew for each connection, so that a rotated certificate needs no restart.
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return load() }
+	}
+	return config, nil
+}
+
+func (s *SASL) mechanism() (sasl.Mechanism, error) {
+	switch s.Mechanism {
+	case "PLAIN":
+		return plain.Auth{User: s.Username, Pass: s.Password}.AsMechanism(), nil
+	case "SCRAM-SHA-256":
+		return scram.Auth{User: s.Username, Pass: s.Password}.AsSha256Mechanism(), nil
+	case "SCRAM-SHA-512":
+		return scram.Auth{User: s.Username, Pass: s.Password}.AsSha512Mechanism(), nil
+	case "OAUTHBEARER":
+		return oauth.Auth{Token: s.Token}.AsMechanism(), nil
+	default:
+		return nil, fmt.Errorf("kafka.sasl.mechanism: %q is none of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER", s.Mechanism)
+	}
+}
+
+// settings turns kafka.options into the client's. Names that would undo a promise are refused by saying so.
+func settings(options map[string]string) ([]kgo.Opt, error) {
+	milliseconds := func(set func(time.Duration) kgo.Opt) func(string) (kgo.Opt, error) {
+		return func(v string) (kgo.Opt, error) {
+			ms, err := strconv.ParseUint(v, 10, 31)
+			return set(time.Duration(ms) * time.Millisecond), err
+		}
+	}
+	known := map[string]func(string) (kgo.Opt, error){
+		"client.id":               func(v string) (kgo.Opt, error) { return kgo.ClientID(v), nil },
+		"linger.ms":               milliseconds(func(d time.Duration) kgo.Opt { return kgo.ProducerLinger(d) }),
+		"request.timeout.ms":      milliseconds(func(d time.Duration) kgo.Opt { return kgo.ProduceRequestTimeout(d) }),
+		"metadata.max.age.ms":     milliseconds(kgo.MetadataMaxAge),
+		"connections.max.idle.ms": milliseconds(kgo.ConnIdleTimeout),
+		"max.request.size": func(v string) (kgo.Opt, error) {
+			n, err := strconv.ParseInt(v, 10, 32)
+			return kgo.BrokerMaxWriteBytes(int32(n)), err
+		},
+	}
+	fixed := []string{"acks", "enable.idempotence", "retries", "delivery.timeout.ms", "max.in.flight.requests.per.connection", "partitioner.class", "transactional.id"}
+	var opts []kgo.Opt
+	var problems []error
+	for name, value := range options {
+		set, ok := known[name]
+		if !ok && slices.Contains(fixed, name) {
+			problems = append(problems, fmt.Errorf("kafka.options: %s is fixed, because the delivery promises rest on it; remove it", name))
+			continue
+		}
+		if !ok {
+			names := make([]string, 0, len(known))
+			for k := range known {
+				names = append(names, k)
+			}
+			slices.Sort(names)
+			problems = append(problems, fmt.Errorf("kafka.options: no option %s; there are %s", name, strings.Join(names, ", ")))
+			continue
+		}
+		opt, err := set(value)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("kafka.options: %s: %q is no whole number in range", name, value))
+			continue
+		}
+		opts = append(opts, opt)
+	}
+	return opts, errors.Join(problems...)
+}
+
+// newPartitioner chooses as Java's default partitioner does: murmur2 of a key, sticky batches without one; a partition
+// that the event names comes first.
+func newPartitioner() kgo.Partitioner { return partitioner{kgo.StickyKeyPartitioner(nil)} }
+
+type partitioner struct{ keyed kgo.Partitioner }
+
+func (p partitioner) ForTopic(topic string) kgo.TopicPartitioner {
+	return topicPartitioner{p.keyed.ForTopic(topic)}
+}
+
+type topicPartitioner struct{ kgo.TopicPartitioner }
+
+func (p topicPartitioner) RequiresConsistency(r *kgo.Record) bool {
+	return chosenPartition(r) >= 0 || p.TopicPartitioner.RequiresConsistency(r)
+}
+
+// Partition may answer with a partition that the topic lacks, if the event names one: the client then fails the
+// record, and the event is poison.
+func (p topicPartitioner) Partition(r *kgo.Record, n int) int {
+	if chosen := chosenPartition(r); chosen >= 0 {
+		return int(chosen)
+	}
+	return p.TopicPartitioner.Partition(r, n)
+}
+
+// OnNewBatch passes on what the sticky partitioner wants to know for records without a key.
+func (p topicPartitioner) OnNewBatch() {
+	if sticky, ok := p.TopicPartitioner.(kgo.TopicPartitionerOnNewBatch); ok {
+		sticky.OnNewBatch()
+	}
+}
+
+func chosenPartition(r *kgo.Record) int32 {
+	if c, ok := r.Context.(*carrier); ok {
+		return c.delivery.Event.Partition
+	}
+	return -1
+}
+
+// carrier leads from a record back to its delivery. It travels as the record's context, which costs neither an
+// allocation nor a map.
+type carrier struct {
+	context.Context
+	delivery *Delivery
+}

@@ -1,0 +1,240 @@
+// Package publish owns the way to Kafka: it is the only user of the client in the path of a row. The one rule: the
+// order of a key is the order in which events are handed over. There is one idempotent producer, and what fails stops
+// its successors in the partition; nothing is retried behind the client's back.
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tidemark/tidemark/decode"
+)
+
+// Delivery is one event between its hand-over and its acknowledgement.
+type Delivery struct {
+	Event decode.Event
+	// Owner is the caller's; it comes back untouched.
+	Owner any
+	// Partition and Offset are where the record is, once acknowledged.
+	Partition int32
+	Offset    int64
+
+	topic   *topic
+	record  kgo.Record
+	carrier carrier
+}
+
+// Release lets go of the event's memory. Deliveries lie side by side, so one that is kept would keep its neighbours'
+// payloads; the owner calls it when the delivery has come back.
+func (d *Delivery) Release() { *d = Delivery{} }
+
+// Publisher hands events to Kafka. Publish, Prepare and Known belong to one goroutine; the others may be called from
+// any.
+type Publisher struct {
+	options Options
+	client  *kgo.Client
+	admin   *kadm.Client
+	ctx     context.Context // ends with the publisher: it is the context of every record
+	cancel  context.CancelFunc
+	finish  func(*kgo.Record, error)
+	health  health
+
+	mu     sync.Mutex // guards topics and what is in them
+	topics map[string]*topic
+}
+
+// topic is what the publisher knows of a topic.
+type topic struct {
+	name            string
+	maxMessageBytes int32
+	ends            map[int32]int64 // partition: the offset after the last acknowledged record
+}
+
+// Open returns a publisher. It does not wait for a broker. acked is called once for each delivery that was given to
+// Publish, in no particular order but one at a time; it must not block. An error means that it is not known whether
+// the record is in the topic, and that the later ones of its partition have failed too.
+func Open(o Options, acked func(*Delivery, error)) (*Publisher, error) {
+	shared, err := o.client()
+	if err != nil {
+		return nil, err
+	}
+	producing, err := o.producer()
+	if err != nil {
+		return nil, err
+	}
+	p := &Publisher{options: o, topics: map[string]*topic{}}
+	p.ctx, p.cancel = context.WithCancel(context.Background()) //nolint:forbidigo // records live as long as the publisher
+	opts := append(shared, producing...)
+	opts = append(opts, kgo.WithHooks(&p.health), kgo.ProducerBatchMaxBytesFn(p.maxBatchBytes))
+	p.client, err = kgo.NewClient(opts...)
+	if err != nil {
+		return nil, fmt.Errorf("configure the Kafka client: %w", err)
+	}
+	p.admin = kadm.NewClient(p.client)
+	p.finish = func(r *kgo.Record, err error) {
+		d := r.Context.(*carrier).delivery //nolint:forcetypeassert // Publish put it there
+		if err == nil {
+			d.Partition, d.Offset = r.Partition, r.Offset
+			p.mu.Lock()
+			d.topic.ends[r.Partition] = r.Offset + 1
+			p.mu.Unlock()
+		}
+		acked(d, err)
+	}
+	return p, nil
+}
+
+// Close ends the publisher. What is not acknowledged by then may or may not arrive.
+func (p *Publisher) Close() {
+	p.cancel()
+	p.client.Close()
+}
+
+// Publish hands a batch over, in order. It does not block: the caller bounds what is in flight. The batch belongs to
+// the publisher until each delivery has come back. The topics must be Known.
+func (p *Publisher) Publish(batch []Delivery) {
+	headers := 0
+	for i := range batch {
+		headers += len(batch[i].Event.Headers)
+	}
+	slab := make([]kgo.RecordHeader, 0, headers)
+	for i := range batch {
+		d := &batch[i]
+		from := len(slab)
+		for _, h := range d.Event.Headers {
+			slab = append(slab, kgo.RecordHeader(h))
+		}
+		d.topic = p.topic(d.Event.Topic)
+		d.carrier = carrier{p.ctx, d}
+		d.record = kgo.Record{
+			Topic: d.Event.Topic, Key: d.Event.Key, Value: d.Event.Value, Headers: slab[from:len(slab):len(slab)],
+			Timestamp: d.Event.Timestamp, Context: &d.carrier,
+		}
+		p.client.Produce(p.ctx, &d.record, p.finish)
+	}
+}
+
+func (p *Publisher) topic(name string) *topic {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.topics[name]
+}
+
+// Ends adds to into, for each partition that this publisher has written to, the offset after its last acknowledged
+// record.
+func (p *Publisher) Ends(into map[string]map[int32]int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for name, t := range p.topics {
+		for partition, end := range t.ends {
+			if into[name] == nil {
+				into[name] = make(map[int32]int64, len(t.ends))
+			}
+			into[name][partition] = end
+		}
+	}
+}
+
+// IsPoison reports whether err is about the record itself, so that trying it again would end the same.
+func IsPoison(err error) bool {
+	for _, poison := range []error{
+		kerr.MessageTooLarge, kerr.RecordListTooLarge, kerr.InvalidRecord, kerr.InvalidTopicException,
+		kerr.TopicAuthorizationFailed, kerr.PolicyViolation, kerr.InvalidTimestamp, kerr.CorruptMessage,
+	} {
+		if errors.Is(err, poison) {
+			return true
+		}
+	}
+	return err != nil && err.Error() == "invalid record partitioning choice" // kgo exports no sentinel for it
+}
+
+// IsFenced reports whether err says that another process has taken this producer's place, or that the broker no
+// longer knows it: what was in flight is unknown, and only starting over from the checkpoint tells.
+func IsFenced(err error) bool {
+	for _, fenced := range []error{
+		kerr.InvalidProducerEpoch, kerr.ProducerFenced, kerr.OutOfOrderSequenceNumber, kerr.UnknownProducerID, kerr.InvalidProducerIDMapping,
+	} {
+		if errors.Is(err, fenced) {
+			return true
+		}
+	}
+	return false
+}
+
+// Ping asks a broker for a sign of life.
+func (p *Publisher) Ping(ctx context.Context) error {
+	if err := p.client.Ping(ctx); err != nil {
+		return fmt.Errorf("reach a Kafka broker at %v: %w", p.options.Brokers, err)
+	}
+	return nil
+}
+
+// Silence returns for how long no broker has answered although it was asked, with the last error; zero if the last
+// request was answered.
+func (p *Publisher) Silence(now time.Time) (time.Duration, error) { return p.health.silence(now) }
+
+// health watches every request of the client.
+type health struct {
+	mu    sync.Mutex
+	since time.Time // of the first failure after the last success; zero if there is none
+	last  error
+	ok    atomic.Bool // the common case, without the lock: the last request was answered
+}
+
+var _ kgo.HookBrokerE2E = (*health)(nil)
+var _ kgo.HookBrokerConnect = (*health)(nil)
+
+func (h *health) OnBrokerE2E(_ kgo.BrokerMetadata, _ int16, e2e kgo.BrokerE2E) { h.observe(e2e.Err()) }
+
+func (h *health) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ net.Conn, err error) {
+	if err != nil {
+		h.observe(err)
+	}
+}
+
+func (h *health) observe(err error) {
+	if err == nil && h.ok.Load() {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ok.Store(err == nil)
+	h.last = err
+	switch {
+	case err == nil:
+		h.since = time.Time{}
+	case h.since.IsZero():
+		h.since = time.Now()
+	}
+}
+
+func (h *health) silence(now time.Time) (time.Duration, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.since.IsZero() {
+		return 0, nil
+	}
+	return now.Sub(h.since), h.last
+}
+
+// Reason names err for a metric: Kafka's own name of the error, or one of a few words.
+func Reason(err error) string {
+	var kafka *kerr.Error
+	switch {
+	case errors.As(err, &kafka):
+		return kafka.Message
+	case errors.Is(err, context.Canceled), errors.Is(err, kgo.ErrClientClosed):
+		return "stopped"
+	default:
+		return "client"
+	}
+}

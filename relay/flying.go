@@ -1,0 +1,49 @@
+package relay
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+)
+
+// flying counts what was read and is not acknowledged. The reading goroutine adds and waits, the producer's removes.
+type flying struct {
+	limit  int64
+	bytes  atomic.Int64
+	events atomic.Int64
+	room   chan struct{} // capacity 1: something was removed while the limit was reached
+}
+
+func newFlying(limit int64) *flying { return &flying{limit: limit, room: make(chan struct{}, 1)} }
+
+func (f *flying) add(bytes int) {
+	f.bytes.Add(int64(bytes))
+	f.events.Add(1)
+}
+
+func (f *flying) remove(bytes int) {
+	f.events.Add(-1)
+	if f.bytes.Add(-int64(bytes))+int64(bytes) < f.limit {
+		return // nobody waits
+	}
+	select { // wakes the waiter, who looks again
+	case f.room <- struct{}{}:
+	default:
+	}
+}
+
+// full reports whether no more should be read. One event larger than the limit is let in when nothing else is there.
+func (f *flying) full() bool { return f.bytes.Load() >= f.limit }
+
+// awaitNone returns when nothing is in flight any more, or with ctx.
+func (f *flying) awaitNone(ctx context.Context) {
+	ticker := time.NewTicker(2 * time.Millisecond)
+	defer ticker.Stop()
+	for f.events.Load() > 0 {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}

@@ -1,0 +1,305 @@
+// Package relay joins the parts into the path of a row: it reads the log, hands events to Kafka, stores what is safe and
+// confirms what is stored. The one rule: nothing is stored or confirmed that is not acknowledged, and whatever goes
+// wrong, the way on leads through the stored checkpoint, never through a guess.
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/rs/zerolog"
+
+	"github.com/tidemark/tidemark/checkpoint"
+	"github.com/tidemark/tidemark/decode"
+	"github.com/tidemark/tidemark/publish"
+	"github.com/tidemark/tidemark/wal"
+)
+
+// Options are what a relay is built from.
+type Options struct {
+	Source wal.Options
+	Tables []decode.Table
+	Kafka  publish.Options
+	Store  Store
+
+	Create           bool // publication and slot may be created on the first start
+	ExistingRows     bool // publish the rows that were there before the slot
+	MaxBufferedBytes int64
+	CheckpointEvery  time.Duration
+	DrainTimeout     time.Duration // how long a stop waits for acknowledgements
+	Once             bool          // end when everything committed before the start is in Kafka
+
+	Log     zerolog.Logger
+	Metrics *Metrics
+}
+
+// Store keeps the checkpoint durably.
+type Store interface {
+	// Load returns what is stored, nil if nothing is.
+	Load(ctx context.Context) (*checkpoint.Checkpoint, error)
+	// Save returns nil once c survives a crash.
+	Save(ctx context.Context, c *checkpoint.Checkpoint) error
+	String() string
+}
+
+// Relay publishes the outbox of one source.
+type Relay struct {
+	Options
+	status statusBoard
+}
+
+// New returns a relay that does nothing until Run.
+func New(o Options) *Relay { return &Relay{Options: o} }
+
+// Run publishes until ctx is done, which is no error: what is in flight then is waited for, within DrainTimeout. With
+// Once it returns nil when everything committed before its start is in Kafka. What passes by itself (a server that is
+// away, a slot that another process holds) is waited for, and said in the log; what needs a person is returned.
+func (r *Relay) Run(ctx context.Context) error {
+	trouble := newOutage(r.Log, "relay interrupted, starting over from the checkpoint")
+	for {
+		err := r.term(ctx, trouble)
+		if err == nil || errors.Is(err, errOnce) || (ctx.Err() != nil && errors.Is(err, context.Canceled)) {
+			return nil
+		}
+		r.status.fail(err)
+		if !passes(err) {
+			return err
+		}
+		if trouble.wait(ctx, err) != nil {
+			return nil
+		}
+	}
+}
+
+// passes reports whether err may be gone at the next attempt.
+func passes(err error) bool {
+	var refusal *Refusal
+	var poison *PoisonError
+	var mend *hinted
+	switch {
+	case errors.As(err, &refusal), errors.As(err, &poison), errors.As(err, &mend), wal.IsPermanent(err):
+		return false
+	case errors.Is(err, errDecode):
+		return false
+	default:
+		return true
+	}
+}
+
+// term is one life of the path, from the stored checkpoint to the first error that it cannot outlive. A lost connection
+// to the source it does outlive: producer and tracker go on, and the stream is taken up behind what was handed over.
+func (r *Relay) term(ctx context.Context, trouble *outage) error {
+	l, err := r.acquire(ctx, trouble)
+	if err != nil {
+		return err
+	}
+	defer l.conn.Close()
+	p, err := r.newPath(ctx, l)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	if l.existing {
+		if err := p.publishExisting(l); err != nil {
+			return p.drain(err)
+		}
+	}
+	trouble.healed()
+	return p.run(l)
+}
+
+// lead is what a process has when the slot is its own to read: a connection and where to start.
+type lead struct {
+	conn     *wal.Conn
+	decoder  *decode.Decoder
+	stored   checkpoint.Checkpoint // as it is in the store
+	start    pglogrepl.LSN
+	existing bool   // rows from before the slot have to be published first,
+	snapshot string // as this snapshot shows them
+}
+
+// acquire connects, checks the source and waits until the slot is free, then decides from slot and checkpoint where
+// to start.
+func (r *Relay) acquire(ctx context.Context, trouble *outage) (*lead, error) {
+	conn, err := wal.Connect(ctx, r.Source)
+	if err != nil {
+		return nil, err
+	}
+	l, err := r.takeSlot(ctx, conn, trouble)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (r *Relay) takeSlot(ctx context.Context, conn *wal.Conn, trouble *outage) (*lead, error) {
+	slot, err := r.awaitFreeSlot(ctx, conn, trouble)
+	if err != nil {
+		return nil, err
+	}
+	// Only now: while another process held the slot, the checkpoint was its to move.
+	stored, err := r.Store.Load(ctx)
+	if checkpoint.IsCorrupt(err) {
+		return nil, refuse(err, "restore the file, or adopt the slot's position: tidemark checkpoint adopt --accept-gap")
+	}
+	if err != nil {
+		return nil, err
+	}
+	decision, err := judge(slot, stored, conn.System, r.Source.Slot)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.preparePublication(ctx, conn, decision == create && stored == nil); err != nil {
+		return nil, err
+	}
+	decoder, err := r.newDecoder(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	l := &lead{conn: conn, decoder: decoder, stored: r.newCheckpoint(conn.System)}
+	switch decision {
+	case resume:
+		l.stored = *stored
+		l.start = pglogrepl.LSN(stored.LSN)
+		return l, nil
+	case adopt:
+		if l.start, err = slot.Confirmed(); err != nil {
+			return nil, err
+		}
+		r.Log.Info().Stringer("lsn", l.start).Str("slot", slot.Name).
+			Msg("no checkpoint is stored: taking the slot's position; rows committed before it are not published")
+		l.stored.LSN = checkpoint.LSN(l.start)
+		return l, r.Store.Save(ctx, &l.stored)
+	case begin, create:
+		return l, r.createSlot(ctx, l, decision == begin)
+	default:
+		return nil, fmt.Errorf("no such decision: %d", decision)
+	}
+}
+
+// awaitFreeSlot returns the slot, nil if there is none, as soon as nobody streams from it: until then this process is
+// the hot standby.
+func (r *Relay) awaitFreeSlot(ctx context.Context, conn *wal.Conn, trouble *outage) (*wal.Slot, error) {
+	said := false
+	ticker := time.NewTicker(standbyPoll)
+	defer ticker.Stop()
+	for {
+		slot, err := conn.Slot(ctx)
+		if err != nil || slot == nil || !slot.Active {
+			return slot, err
+		}
+		r.status.standby(slot.ActivePID)
+		if !said {
+			said = true
+			trouble.healed()
+			r.Log.Info().Str("slot", slot.Name).Int("pid", slot.ActivePID).
+				Msg("another process streams from the slot: waiting as hot standby (pid is its Postgres backend)")
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-ticker.C:
+		}
+	}
+}
+
+const standbyPoll = 500 * time.Millisecond
+
+// preparePublication checks the publication, and creates it where this is the first start.
+func (r *Relay) preparePublication(ctx context.Context, conn *wal.Conn, first bool) error {
+	missing, err := conn.CheckPublication(ctx)
+	if err != nil || !missing {
+		return err
+	}
+	if !first || !r.Create {
+		return &hinted{
+			fmt.Errorf("publication %s does not exist", r.Source.Publication),
+			"tidemark init creates it (" + wal.CreatePublicationSQL(r.Source) + "); rows written while it was missing need verify --repair",
+		}
+	}
+	if err := wal.CreatePublication(ctx, r.Source); err != nil {
+		return err
+	}
+	r.Log.Info().Str("publication", r.Source.Publication).Msg("publication created")
+	_, err = conn.CheckPublication(ctx)
+	return err
+}
+
+// createSlot creates the slot of a first start. That the phase of the existing rows has begun is stored before the slot
+// exists: otherwise a crash in its middle would look like a slot whose checkpoint was lost.
+func (r *Relay) createSlot(ctx context.Context, l *lead, again bool) error {
+	if !r.Create && !again {
+		return &hinted{
+			fmt.Errorf("slot %s does not exist and source.create is false", r.Source.Slot),
+			"run tidemark init, or set source.create: true",
+		}
+	}
+	l.existing = r.ExistingRows
+	l.stored.State = checkpoint.ExistingRows
+	if err := r.Store.Save(ctx, &l.stored); err != nil {
+		return err
+	}
+	if again {
+		r.Log.Info().Str("slot", r.Source.Slot).Msg("the first start was interrupted: beginning it anew")
+		if err := l.conn.DropSlot(ctx); err != nil && !wal.IsSlotMissing(err) {
+			return err
+		}
+	}
+	var err error
+	l.start, l.snapshot, err = l.conn.CreateSlot(ctx, false)
+	if err != nil {
+		return err
+	}
+	r.Log.Info().Str("slot", r.Source.Slot).Stringer("lsn", l.start).Msg("slot created")
+	if l.existing {
+		return nil
+	}
+	return r.beginStreaming(ctx, l)
+}
+
+// beginStreaming stores that everything before the slot's start is done.
+func (r *Relay) beginStreaming(ctx context.Context, l *lead) error {
+	l.stored.State = checkpoint.Streaming
+	l.stored.LSN = checkpoint.LSN(l.start)
+	return r.Store.Save(ctx, &l.stored)
+}
+
+// newDecoder returns the decoder for this source, having held the tables' columns against the mapping.
+func (r *Relay) newDecoder(ctx context.Context, conn *wal.Conn) (*decode.Decoder, error) {
+	decoder, err := decode.New(decode.Options{
+		Tables: r.Tables,
+		Source: conn.System.ID + "/" + conn.System.Database + "/" + r.Source.Slot,
+	})
+	if err != nil {
+		return nil, &hinted{err, "correct outbox in the configuration"}
+	}
+	for _, table := range r.Tables {
+		columns, err := conn.Columns(ctx, table.Name)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := decoder.Existing(table.Name, decodeColumns(columns)); err != nil {
+			return nil, &hinted{err, "name an existing column under outbox[].columns or in the templates, or add the column"}
+		}
+	}
+	return decoder, nil
+}
+
+func decodeColumns(columns []wal.Column) []decode.Column {
+	out := make([]decode.Column, len(columns))
+	for i, c := range columns {
+		out[i] = decode.Column(c)
+	}
+	return out
+}
+
+func (r *Relay) newCheckpoint(s wal.System) checkpoint.Checkpoint {
+	return checkpoint.Checkpoint{
+		Version: checkpoint.Version, SystemIdentifier: s.ID, Timeline: s.Timeline, Database: s.Database,
+		Slot: r.Source.Slot, Offsets: checkpoint.Offsets{}, WrittenAt: time.Now().UTC(),
+	}
+}

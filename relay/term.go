@@ -1,0 +1,201 @@
+package relay
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+
+	"github.com/tidemark/tidemark/checkpoint"
+	"github.com/tidemark/tidemark/decode"
+	"github.com/tidemark/tidemark/publish"
+	"github.com/tidemark/tidemark/wal"
+)
+
+// newPath opens what a term needs besides the source.
+func (r *Relay) newPath(ctx context.Context, l *lead) (*path, error) {
+	p := &path{
+		Relay: r, decoder: l.decoder, flying: newFlying(r.MaxBufferedBytes),
+		tracker: checkpoint.NewTracker(checkpoint.Mark{End: l.start}),
+		store:   newStoring(r.Store, l.stored, rand.Text()),
+	}
+	var err error
+	if p.pub, err = publish.Open(r.Kafka, p.acked); err != nil {
+		return nil, &hinted{err, "correct kafka in the configuration"}
+	}
+	p.ctx, p.fail = context.WithCancelCause(ctx)
+	p.target = l.conn.System.Flushed
+	r.status.begin(p)
+	return p, nil
+}
+
+func (p *path) close() {
+	p.fail(nil)
+	p.status.end()
+	p.disconnect()
+	p.pub.Close()
+}
+
+// run streams until ctx is done or something happens that the term cannot outlive, and then drains.
+func (p *path) run(l *lead) error {
+	background, stop := context.WithCancel(p.ctx)
+	done := make(chan struct{})
+	go func() { // ends with background
+		defer close(done)
+		p.keepCheckpoint(background)
+	}()
+	go p.watchKafka(background) // ends with background
+	err := p.sessions(l)
+	stop()
+	<-done
+	return p.drain(err)
+}
+
+// sessions streams over one replication connection after the other.
+func (p *path) sessions(l *lead) error {
+	trouble := newOutage(p.Log, "connection to the source lost")
+	for {
+		err := p.session(l, trouble)
+		for err != nil {
+			if cause := context.Cause(p.ctx); cause != nil {
+				return cause
+			}
+			if !passes(err) || errors.Is(err, errTakenOver) {
+				return err
+			}
+			p.disconnect()
+			p.status.interrupt(err)
+			p.Metrics.reconnected("source")
+			if trouble.wait(p.ctx, err) == nil {
+				l, err = p.acquire(p.ctx, trouble)
+			}
+		}
+	}
+}
+
+// session streams over one replication connection, until an error.
+func (p *path) session(l *lead, trouble *outage) error {
+	p.conn, p.decoder = l.conn, l.decoder
+	reader, err := p.conn.Start(p.ctx, pglogrepl.LSN(l.stored.LSN), p.store.confirmable)
+	if err != nil {
+		return err
+	}
+	p.reader = reader
+	// The slot is ours from here on. If the checkpoint has moved between its reading and now, another process has been
+	// at work, and what we know of the stream is of no use any more.
+	if err := p.store.claim(p.ctx); err != nil {
+		return err
+	}
+	trouble.healed()
+	p.status.stream()
+	p.Log.Info().Stringer("lsn", l.stored.LSN).Str("slot", p.Source.Slot).Msg("streaming")
+	return p.stream()
+}
+
+// disconnect gives up the connection to the source; what was handed over stays in flight.
+func (p *path) disconnect() {
+	p.reader = nil
+	if p.conn != nil {
+		p.conn.Close()
+		p.conn = nil
+	}
+}
+
+// drain waits, for a bounded time, until what is in flight is acknowledged, stores what is safe and confirms it. Whatever
+// it does not manage is replayed at the next start.
+func (p *path) drain(err error) error {
+	for i := range p.burst {
+		p.flying.remove(p.burst[i].Event.Bytes()) // never handed over
+	}
+	p.burst = nil
+	limit := p.DrainTimeout
+	if publish.IsFenced(err) {
+		limit = 0 // there is nothing to wait for
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.ctx), limit)
+	defer cancel()
+	landed := make(chan struct{})
+	go func() { // ends with ctx
+		defer close(landed)
+		p.flying.awaitNone(ctx)
+	}()
+	_ = p.hold(ctx, landed) // a source that goes away now is no new problem
+	<-landed
+	if left := p.flying.events.Load(); left > 0 {
+		p.Log.Warn().Int64("events", left).Dur("waited", limit).
+			Msg("not all events in flight were acknowledged in time; the next start takes care of them")
+	}
+	ctx, cancel = context.WithTimeout(context.WithoutCancel(p.ctx), storeTimeout)
+	defer cancel()
+	if errSave := p.save(ctx); errSave != nil {
+		p.Log.Warn().Err(errSave).Msg("the last checkpoint could not be stored; more than necessary is read again at the next start")
+	}
+	if p.reader != nil {
+		p.reader.Close()
+		p.reader = nil
+	}
+	p.Log.Info().Stringer("lsn", p.store.confirmable()).Msg("stopped streaming")
+	return err
+}
+
+// publishExisting publishes the rows that were there before the slot, and then stores that the stream begins.
+func (p *path) publishExisting(l *lead) error {
+	snapshot, err := l.conn.OpenSnapshot(p.ctx, l.snapshot)
+	if err != nil {
+		return err
+	}
+	defer snapshot.Close()
+	at := time.Now()
+	said := at
+	p.tx = p.tracker.Begin(0)
+	var n uint64
+	for _, table := range p.Tables {
+		var existing *decode.Existing
+		columns := func(columns []wal.Column) (err error) {
+			existing, err = p.decoder.Existing(table.Name, decodeColumns(columns))
+			return err
+		}
+		row := func(values [][]byte) error {
+			if err := p.awaitRoom(); err != nil {
+				return err
+			}
+			d := p.nextDelivery()
+			// Earlier than any commit: no log begins before 0/1000000.
+			existing.Event(values, decode.Position{Commit: pglogrepl.LSN(n >> 32), Index: uint32(n)}, at, &d.Event) //nolint:gosec // the low half
+			n++
+			if err := p.row(d); err != nil {
+				return err
+			}
+			if time.Since(said) >= 5*time.Second {
+				said = time.Now()
+				p.Log.Info().Uint64("events", n).Str("table", table.Name).Msg("publishing the rows that were there before the slot")
+			}
+			if p.burstIsDue() {
+				return p.handOver()
+			}
+			return nil
+		}
+		if err := snapshot.Rows(p.ctx, table.Name, table.Columns.ID, columns, row); err != nil {
+			return errors.Join(err, context.Cause(p.ctx))
+		}
+	}
+	if err := p.handOver(); err != nil {
+		return err
+	}
+	p.flying.awaitNone(p.ctx)
+	if err := context.Cause(p.ctx); err != nil {
+		return err
+	}
+	p.tracker.Commit(p.tx, l.start)
+	p.tx = nil
+	if mark := p.tracker.Safe(); mark.End != l.start || p.tracker.Waiting() > 0 {
+		return fmt.Errorf("publish the existing rows: safe is %s, want %s", mark.End, l.start)
+	}
+	p.Log.Info().Uint64("events", n).Msg("the rows that were there before the slot are in Kafka")
+	l.stored.State = checkpoint.Streaming
+	l.stored.LSN = checkpoint.LSN(l.start)
+	return p.store.replace(p.ctx, l.stored)
+}

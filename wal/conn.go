@@ -1,0 +1,385 @@
+// Package wal owns the connection to Postgres: the replication stream, the slot and the publication. The one rule: one
+// goroutine owns the replication connection, and it goes on sending status while everything behind it stands still,
+// or else wal_sender_timeout cuts the stream. The package knows nothing of Kafka.
+package wal
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+// Options say where the source is and what is read from it.
+type Options struct {
+	DSN            string // libpq URL or keywords; several hosts work
+	AdminDSN       string // where SQL that writes goes; "" is DSN
+	Slot           string
+	Publication    string
+	Tables         []string      // the outbox tables, schema.name
+	StatusInterval time.Duration // how often the confirmed position is sent
+}
+
+const (
+	connectTimeout = 15 * time.Second
+	// readBuffer is what one read of the socket may bring. The walsender sends a packet a row; whenever the relay is
+	// behind, the kernel has several of them.
+	readBuffer = 128 << 10
+)
+
+// System identifies the server that a connection has reached.
+type System struct {
+	ID       string // system identifier of the cluster, the same on its standbys
+	Timeline int32
+	Database string
+	Flushed  pglogrepl.LSN // how far its log was written when it was asked
+	Standby  bool          // in recovery
+	Version  int           // server_version_num, 180004 for 18.4
+}
+
+// Conn is a replication connection that has not started streaming. It answers questions about its own server, so that
+// the answers and the stream cannot come from different ones behind a list of hosts. Not for concurrent use.
+type Conn struct {
+	System System
+
+	options Options
+	pg      *pgconn.PgConn
+}
+
+// Connect opens a replication connection and asks the server who it is.
+func Connect(ctx context.Context, o Options) (*Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	config, err := pgconn.ParseConfig(o.DSN)
+	if err != nil {
+		return nil, permanent(fmt.Errorf("read source.dsn: %w", err), "write it as postgres://user:password@host:5432/database")
+	}
+	config.RuntimeParams["replication"] = "database"
+	setSession(config.RuntimeParams)
+	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		return pgproto3.NewFrontend(bufio.NewReaderSize(r, readBuffer), w)
+	}
+	config.DialFunc = (&net.Dialer{
+		// A host that vanished without a word is noticed by the kernel within half a minute.
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 4},
+	}).DialContext
+	pg, err := pgconn.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, explainConnect(err)
+	}
+	c := &Conn{options: o, pg: pg}
+	if err := c.identify(ctx); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// setSession fixes what the text of a value depends on, whatever the role's or the database's settings are.
+func setSession(params map[string]string) {
+	params["application_name"] = "tidemark"
+	params["datestyle"] = "ISO"
+	params["timezone"] = "UTC"
+	params["intervalstyle"] = "postgres"
+	params["bytea_output"] = "hex"
+	params["extra_float_digits"] = "1"
+}
+
+func (c *Conn) identify(ctx context.Context) error {
+	sys, err := pglogrepl.IdentifySystem(ctx, c.pg)
+	if err != nil {
+		return explain(fmt.Errorf("identify the source: %w", err))
+	}
+	var facts struct {
+		Standby bool   `json:"standby"`
+		Level   string `json:"level"`
+		Version int    `json:"version"`
+	}
+	err = c.queryJSON(ctx, `select json_build_object('standby', pg_is_in_recovery(), 'level', current_setting('wal_level'),
+		'version', current_setting('server_version_num')::int)`, &facts)
+	if err != nil {
+		return fmt.Errorf("identify the source: %w", err)
+	}
+	if facts.Level != "logical" {
+		return permanent(fmt.Errorf("wal_level of the source is %s, and the outbox can only be read from the log at logical", facts.Level),
+			"set wal_level = logical (alter system set wal_level = 'logical') and restart Postgres")
+	}
+	c.System = System{
+		ID: sys.SystemID, Timeline: sys.Timeline, Database: sys.DBName, Flushed: sys.XLogPos,
+		Standby: facts.Standby, Version: facts.Version,
+	}
+	return nil
+}
+
+// Close ends the connection. It may be called twice.
+func (c *Conn) Close() {
+	if c.pg == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second) //nolint:forbidigo // closing must not depend on what was cancelled
+	defer cancel()
+	_ = c.pg.Close(ctx) // nothing depends on a farewell
+	c.pg = nil
+}
+
+// queryJSON runs one statement that yields one JSON value, and decodes it into v. The value is left as it was if the
+// statement yields no row. A replication connection speaks the simple protocol only, hence no parameters: quote them.
+func (c *Conn) queryJSON(ctx context.Context, sql string, v any) error {
+	results, err := c.pg.Exec(ctx, sql).ReadAll()
+	if err != nil {
+		return explain(err)
+	}
+	for _, r := range results {
+		if r.Err != nil {
+			return explain(r.Err)
+		}
+		for _, row := range r.Rows {
+			if row[0] == nil {
+				continue
+			}
+			if err := json.Unmarshal(row[0], v); err != nil {
+				return fmt.Errorf("read the answer to %q: %w", sql, err)
+			}
+		}
+	}
+	return nil
+}
+
+// Slot is a replication slot as pg_replication_slots shows it. Fields that the server's version lacks are zero.
+type Slot struct {
+	Name               string `json:"slot_name"`
+	Plugin             string `json:"plugin"`
+	Type               string `json:"slot_type"`
+	Database           string `json:"database"`
+	Temporary          bool   `json:"temporary"`
+	Active             bool   `json:"active"`
+	ActivePID          int    `json:"active_pid"`
+	RestartLSN         string `json:"restart_lsn"`
+	ConfirmedFlushLSN  string `json:"confirmed_flush_lsn"`
+	WALStatus          string `json:"wal_status"`
+	SafeWALSize        int64  `json:"safe_wal_size"`
+	InvalidationReason string `json:"invalidation_reason"`
+	Conflicting        bool   `json:"conflicting"`
+	Failover           bool   `json:"failover"`
+	Synced             bool   `json:"synced"`
+}
+
+// Lost reports whether the server has thrown away log that the slot needs, and why.
+func (s *Slot) Lost() (reason string, lost bool) {
+	switch {
+	case s.InvalidationReason != "":
+		return s.InvalidationReason, true
+	case s.WALStatus == "lost":
+		return "wal_removed", true
+	case s.Conflicting:
+		return "conflicting with recovery", true
+	default:
+		return "", false
+	}
+}
+
+// Confirmed returns the position up to which the server may throw away; zero if it has none yet.
+func (s *Slot) Confirmed() (pglogrepl.LSN, error) {
+	if s.ConfirmedFlushLSN == "" {
+		return 0, nil
+	}
+	return pglogrepl.ParseLSN(s.ConfirmedFlushLSN)
+}
+
+// Slot returns the configured slot, or nil if the server has none of that name.
+func (c *Conn) Slot(ctx context.Context) (*Slot, error) {
+	var s *Slot
+	err := c.queryJSON(ctx, "select to_jsonb(s) from pg_replication_slots s where slot_name = "+quoteLiteral(c.options.Slot), &s)
+	if err != nil {
+		return nil, fmt.Errorf("look up slot %s: %w", c.options.Slot, err)
+	}
+	return s, nil
+}
+
+// CreateSlot creates the slot and returns the point from which it streams, with the name of a snapshot that shows
+// exactly what was committed before that point. The snapshot lives until the connection is used again.
+//
+// Postgres makes it wait for every transaction that is running; the wait is bounded, and the error names who was in
+// the way.
+func (c *Conn) CreateSlot(ctx context.Context, failover bool) (start pglogrepl.LSN, snapshot string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, createSlotTimeout)
+	defer cancel()
+	// As text: pglogrepl's options lack FAILOVER (Postgres 17+).
+	options := "SNAPSHOT 'export'"
+	if failover {
+		options += ", FAILOVER true"
+	}
+	if c.System.Version < 150000 {
+		options = "EXPORT_SNAPSHOT"
+	} else {
+		options = "(" + options + ")"
+	}
+	sql := fmt.Sprintf("CREATE_REPLICATION_SLOT %s LOGICAL pgoutput %s", quoteIdentifier(c.options.Slot), options)
+	result, err := pglogrepl.ParseCreateReplicationSlot(c.pg.Exec(ctx, sql))
+	if err != nil {
+		if ctx.Err() != nil {
+			return 0, "", permanent(fmt.Errorf("create slot %s: gave up after %s; Postgres waits for the end of every running transaction%s",
+				c.options.Slot, createSlotTimeout, c.longTransactions()),
+				"end the long transactions, or start again when they are done")
+		}
+		return 0, "", explain(fmt.Errorf("create slot %s: %w", c.options.Slot, err))
+	}
+	start, err = pglogrepl.ParseLSN(result.ConsistentPoint)
+	if err != nil {
+		return 0, "", fmt.Errorf("create slot %s: %w", c.options.Slot, err)
+	}
+	return start, result.SnapshotName, nil
+}
+
+const createSlotTimeout = 2 * time.Minute
+
+// longTransactions names the oldest running transactions, for an error; the connection itself is no longer usable.
+func (c *Conn) longTransactions() string {
+	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout) //nolint:forbidigo // the caller's has run out
+	defer cancel()
+	conn, err := connectSQL(ctx, c.options.DSN)
+	if err != nil {
+		return ""
+	}
+	defer closeSQL(conn)
+	var who string
+	err = conn.QueryRow(ctx, `select coalesce(': ' || string_agg(format('pid %s (%s, %s)', pid, coalesce(nullif(application_name, ''), usename), state), ', '), '')
+		from (select * from pg_stat_activity where backend_xid is not null and pid <> pg_backend_pid() order by xact_start limit 5) a`).Scan(&who)
+	if err != nil {
+		return ""
+	}
+	return who
+}
+
+// DropSlot drops the slot, which must not be active.
+func (c *Conn) DropSlot(ctx context.Context) error {
+	_, err := c.pg.Exec(ctx, "select pg_drop_replication_slot("+quoteLiteral(c.options.Slot)+")").ReadAll()
+	if err != nil {
+		return explain(fmt.Errorf("drop slot %s: %w", c.options.Slot, err))
+	}
+	return nil
+}
+
+// connectSQL opens an ordinary connection with the session settings of the replication connection.
+func connectSQL(ctx context.Context, dsn string) (*pgx.Conn, error) {
+	config, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		return nil, permanent(fmt.Errorf("read source.dsn: %w", err), "write it as postgres://user:password@host:5432/database")
+	}
+	setSession(config.RuntimeParams)
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, explainConnect(err)
+	}
+	return conn, nil
+}
+
+func closeSQL(conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second) //nolint:forbidigo // closing must not depend on what was cancelled
+	defer cancel()
+	_ = conn.Close(ctx) // nothing depends on a farewell
+}
+
+func quoteLiteral(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
+
+func quoteIdentifier(s string) string { return pgx.Identifier{s}.Sanitize() }
+
+// quoteTable quotes schema.name. A name without a schema is in public.
+func quoteTable(table string) string {
+	schema, name := splitTable(table)
+	return pgx.Identifier{schema, name}.Sanitize()
+}
+
+func splitTable(table string) (schema, name string) {
+	schema, name, ok := strings.Cut(table, ".")
+	if !ok {
+		return "public", table
+	}
+	return schema, name
+}
+
+// errPermanent marks what trying again will not mend.
+type errPermanent struct {
+	err  error
+	hint string
+}
+
+func (e *errPermanent) Error() string {
+	if e.hint == "" {
+		return e.err.Error()
+	}
+	return e.err.Error() + ": " + e.hint
+}
+
+func (e *errPermanent) Unwrap() error { return e.err }
+
+func permanent(err error, hint string) error { return &errPermanent{err: err, hint: hint} }
+
+// IsPermanent reports whether err is one that trying again will not mend: a person has to act, as its text says.
+func IsPermanent(err error) bool {
+	var p *errPermanent
+	return errors.As(err, &p)
+}
+
+// IsSlotActive reports whether err says that another process streams from the slot.
+func IsSlotActive(err error) bool { return sqlState(err) == "55006" }
+
+// IsSlotMissing reports whether err says that there is no such slot.
+func IsSlotMissing(err error) bool { return sqlState(err) == "42704" }
+
+func sqlState(err error) string {
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		return pgErr.Code
+	}
+	return ""
+}
+
+// hints maps an SQLSTATE that only a person can mend to the way out.
+// (https://www.postgresql.org/docs/current/errcodes-appendix.html)
+func hint(state, message string) (string, bool) {
+	switch state {
+	case "28P01":
+		return "check user and password in source.dsn", true
+	case "28000":
+		if strings.Contains(message, "pg_hba") {
+			return "allow the connection in pg_hba.conf (a logical replication connection needs a line for its database, not for `replication`), then reload", true
+		}
+		return "check the user in source.dsn", true
+	case "3D000":
+		return "check the database in source.dsn", true
+	case "42501":
+		return "grant the role what it lacks: alter role NAME replication; grant select on the outbox tables", true
+	case "53400":
+		return "raise max_replication_slots, or drop a slot that nobody needs (select * from pg_replication_slots)", true
+	default:
+		return "", false
+	}
+}
+
+// explain adds the way out to an error that only a person can mend, and leaves others as they are.
+func explain(err error) error {
+	var pgErr *pgconn.PgError
+	if err == nil || IsPermanent(err) || !errors.As(err, &pgErr) {
+		return err
+	}
+	if h, ok := hint(pgErr.Code, pgErr.Message); ok {
+		return permanent(err, h)
+	}
+	return err
+}
+
+// explainConnect is explain for a failed attempt to connect. pgconn has taken the password out of the text.
+func explainConnect(err error) error {
+	return explain(fmt.Errorf("connect to the source: %w", err))
+}

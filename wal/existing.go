@@ -1,0 +1,84 @@
+package wal
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Column is a column of a result: its name and the OID of its type.
+type Column struct {
+	Name string `json:"name"`
+	Type uint32 `json:"type"`
+}
+
+// Snapshot reads rows as they were when a slot was created.
+type Snapshot struct {
+	conn *pgx.Conn
+}
+
+// OpenSnapshot opens an ordinary connection that sees exactly what was committed before the slot's start. The
+// connection that created the slot must not be used until Close.
+func (c *Conn) OpenSnapshot(ctx context.Context, snapshot string) (*Snapshot, error) {
+	conn, err := connectSQL(ctx, c.options.DSN)
+	if err != nil {
+		return nil, err
+	}
+	for _, sql := range []string{
+		"begin transaction isolation level repeatable read read only",
+		"set transaction snapshot " + quoteLiteral(snapshot),
+		// However long Kafka takes, this transaction must not be the one that a server's settings end.
+		"set local statement_timeout = 0", "set local idle_in_transaction_session_timeout = 0",
+	} {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			closeSQL(conn)
+			return nil, explain(fmt.Errorf("open the slot's snapshot: %w", err))
+		}
+	}
+	return &Snapshot{conn}, nil
+}
+
+// Close ends the connection.
+func (s *Snapshot) Close() { closeSQL(s.conn) }
+
+// Rows calls row for every row of table, values in the order of the columns, as text, nil for null, borrowed until row
+// returns. After an error only Close is left to do. Rows come in the order in which they were most likely committed: by the id column if it is a whole number,
+// else by the age of the inserting transaction, then by place. (The true order is only in the log that is gone.)
+func (s *Snapshot) Rows(ctx context.Context, table, idColumn string, columns func([]Column) error, row func(values [][]byte) error) error {
+	schema, name := splitTable(table)
+	var numeric bool
+	err := s.conn.QueryRow(ctx, `select coalesce((select a.atttypid in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)
+		from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
+		where n.nspname = $1 and c.relname = $2 and a.attname = $3 and not a.attisdropped), false)`, schema, name, idColumn).Scan(&numeric)
+	if err != nil {
+		return explain(fmt.Errorf("read the existing rows of %s: %w", table, err))
+	}
+	order := "age(xmin) desc, ctid"
+	if numeric {
+		order = quoteIdentifier(idColumn)
+	}
+	// Straight from the wire, as text: the same output functions as the log's, so that a row becomes the same record.
+	result := s.conn.PgConn().ExecParams(ctx, fmt.Sprintf("select * from %s order by %s", quoteTable(table), order), nil, nil, nil, nil)
+	described := false
+	for result.NextRow() {
+		if !described {
+			fields := result.FieldDescriptions()
+			list := make([]Column, len(fields))
+			for i, f := range fields {
+				list[i] = Column{Name: f.Name, Type: f.DataTypeOID}
+			}
+			if err := columns(list); err != nil {
+				return err
+			}
+			described = true
+		}
+		if err := row(result.Values()); err != nil {
+			return err
+		}
+	}
+	if _, err := result.Close(); err != nil {
+		return explain(fmt.Errorf("read the existing rows of %s: %w", table, err))
+	}
+	return nil
+}

@@ -1,0 +1,138 @@
+package wal
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// publication is what the server publishes under the configured name.
+type publication struct {
+	Insert    bool     `json:"pubinsert"`
+	Update    bool     `json:"pubupdate"`
+	Delete    bool     `json:"pubdelete"`
+	Truncate  bool     `json:"pubtruncate"`
+	AllTables bool     `json:"puballtables"`
+	Tables    []string `json:"tables"`
+	Partial   []string `json:"partial"` // tables of which not every row or column is published
+}
+
+// CheckPublication refuses a publication that would hide rows or bring what is none: every outbox table must be in
+// it, whole, no other may, and it must publish inserts only. missing is true if there is no such publication.
+func (c *Conn) CheckPublication(ctx context.Context) (missing bool, err error) {
+	p, err := c.publication(ctx)
+	if err != nil || p == nil {
+		return p == nil && err == nil, err
+	}
+	name := quoteIdentifier(c.options.Publication)
+	if !p.Insert || p.Update || p.Delete || p.Truncate {
+		return false, permanent(fmt.Errorf("publication %s must publish inserts and nothing else", c.options.Publication),
+			fmt.Sprintf("alter publication %s set (publish = 'insert')", name))
+	}
+	for _, table := range c.options.Tables {
+		if !slices.Contains(p.Tables, qualified(table)) {
+			return false, permanent(fmt.Errorf("table %s is not in publication %s, so its rows would never be seen", table, c.options.Publication),
+				fmt.Sprintf("alter publication %s add table %s, before anything that must arrive is written to it", name, quoteTable(table)))
+		}
+		if slices.Contains(p.Partial, qualified(table)) {
+			return false, permanent(fmt.Errorf("publication %s has a row filter or a column list on %s, which would hide events", c.options.Publication, table),
+				fmt.Sprintf("alter publication %s set table %s", name, quoteTables(c.options.Tables)))
+		}
+	}
+	for _, table := range p.Tables {
+		if !slices.ContainsFunc(c.options.Tables, func(t string) bool { return qualified(t) == table }) {
+			return false, permanent(fmt.Errorf("publication %s contains table %s, which is not under outbox in the configuration", c.options.Publication, table),
+				fmt.Sprintf("add it there, or: alter publication %s set table %s", name, quoteTables(c.options.Tables)))
+		}
+	}
+	return false, nil
+}
+
+func (c *Conn) publication(ctx context.Context) (*publication, error) {
+	partial := "rowfilter is not null or attnames is distinct from (select array_agg(attname order by attnum) from pg_attribute" +
+		" where attrelid = format('%I.%I', t.schemaname, t.tablename)::regclass and attnum > 0 and not attisdropped" +
+		" and attgenerated = '')"
+	if c.System.Version < 150000 {
+		partial = "false" // row filters and column lists came with 15
+	}
+	var p *publication
+	err := c.queryJSON(ctx, fmt.Sprintf(`select to_jsonb(p) || jsonb_build_object(
+		'tables', (select coalesce(jsonb_agg(schemaname || '.' || tablename), '[]') from pg_publication_tables t where pubname = p.pubname),
+		'partial', (select coalesce(jsonb_agg(schemaname || '.' || tablename) filter (where %s), '[]') from pg_publication_tables t where pubname = p.pubname))
+		from pg_publication p where pubname = %s`, partial, quoteLiteral(c.options.Publication)), &p)
+	if err != nil {
+		return nil, fmt.Errorf("look up publication %s: %w", c.options.Publication, err)
+	}
+	return p, nil
+}
+
+// Columns returns the columns of an outbox table, in order. A table that does not exist is an error that says so.
+func (c *Conn) Columns(ctx context.Context, table string) ([]Column, error) {
+	schema, name := splitTable(table)
+	var columns []Column
+	err := c.queryJSON(ctx, fmt.Sprintf(`select jsonb_agg(jsonb_build_object('name', a.attname, 'type', a.atttypid::bigint) order by a.attnum)
+		from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
+		where n.nspname = %s and c.relname = %s and a.attnum > 0 and not a.attisdropped`, quoteLiteral(schema), quoteLiteral(name)), &columns)
+	if err != nil {
+		return nil, fmt.Errorf("look up the columns of %s: %w", table, err)
+	}
+	if len(columns) == 0 {
+		return nil, permanent(fmt.Errorf("the outbox table %s does not exist in database %s", table, c.System.Database),
+			"create it (tidemark init does), or name the right one under outbox in the configuration")
+	}
+	return columns, nil
+}
+
+// CreatePublicationSQL returns the statement that creates the publication.
+func CreatePublicationSQL(o Options) string {
+	return fmt.Sprintf("create publication %s for table %s with (publish = 'insert')",
+		quoteIdentifier(o.Publication), quoteTables(o.Tables))
+}
+
+// CreatePublication creates the publication through source.admin_dsn. It waits for a lock on the tables for a bounded
+// time only, so that it cannot stand in the way of their writers for long.
+func CreatePublication(ctx context.Context, o Options) error {
+	dsn := o.AdminDSN
+	if dsn == "" {
+		dsn = o.DSN
+	}
+	conn, err := connectSQL(ctx, dsn)
+	if err != nil {
+		return err
+	}
+	defer closeSQL(conn)
+	if _, err := conn.Exec(ctx, "set lock_timeout = '10s'"); err != nil {
+		return explain(fmt.Errorf("create publication %s: %w", o.Publication, err))
+	}
+	_, err = conn.Exec(ctx, CreatePublicationSQL(o))
+	if sqlState(err) == "42710" { // somebody else was quicker; it is checked after this
+		return nil
+	}
+	if sqlState(err) == "55P03" {
+		return permanent(fmt.Errorf("create publication %s: an outbox table is locked: %w", o.Publication, err),
+			"end the transaction that holds it (select pid, pg_blocking_pids(pid), query from pg_stat_activity), or create it in a quiet moment: "+CreatePublicationSQL(o))
+	}
+	if sqlState(err) == "42501" {
+		return permanent(fmt.Errorf("create publication %s: %w", o.Publication, err),
+			"let the owner of the tables run: "+CreatePublicationSQL(o)+"; or set source.admin_dsn to a role that may")
+	}
+	if err != nil {
+		return explain(fmt.Errorf("create publication %s: %w", o.Publication, err))
+	}
+	return nil
+}
+
+// qualified writes a configured table's name as the catalogue does, with its schema.
+func qualified(table string) string {
+	schema, name := splitTable(table)
+	return schema + "." + name
+}
+
+func quoteTables(tables []string) string {
+	quoted := make([]string, len(tables))
+	for i, t := range tables {
+		quoted[i] = quoteTable(t)
+	}
+	return strings.Join(quoted, ", ")
+}

@@ -1,6 +1,16 @@
 package config
 
-// Secret is text that does not show itself. string(s) is the text.
+import (
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+)
+
+const redacted = "[redacted]"
+
+// Secret is text that does not show itself: not printed with any verb, not in a log field, not as JSON or YAML. An
+// empty one shows as empty, so that one can see that it is not set. string(s) is the text.
 type Secret string
 
 // String returns "[redacted]", or nothing for an empty secret.
@@ -8,14 +18,142 @@ func (s Secret) String() string {
 	if s == "" {
 		return ""
 	}
-	return "[redacted]"
+	return redacted
 }
 
-// DSN is a libpq connection string, URL or keywords, whose passwords do not show themselves. string(d) is the text.
+// GoString returns String, quoted.
+func (s Secret) GoString() string { return fmt.Sprintf("%q", s.String()) }
+
+// Format prints String or GoString, whatever the verb: fmt prints the text itself for a verb that it finds unfit.
+func (s Secret) Format(w fmt.State, verb rune) { formatRedacted(w, verb, s.String()) }
+
+// MarshalText returns String. JSON, YAML and the structured loggers use it.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// DSN is a libpq connection string, URL or keywords, whose passwords do not show themselves, as with Secret. string(d)
+// is the text.
 type DSN string
 
-// Redacted returns the connection string with its passwords replaced.
-func (d DSN) Redacted() string { return Secret(d).String() }
+// Redacted returns the connection string with "[redacted]" in the place of its passwords. Where the text is too broken
+// to tell where a password ends, more of it is replaced, never less.
+func (d DSN) Redacted() string {
+	s := string(d)
+	if i := strings.Index(s, "://"); i >= 0 && !strings.ContainsAny(s[:i], "= \t'") {
+		return s[:i+3] + redactURL(s[i+3:])
+	}
+	return redactKeywords(s)
+}
 
 // String returns Redacted.
 func (d DSN) String() string { return d.Redacted() }
+
+// GoString returns Redacted, quoted.
+func (d DSN) GoString() string { return fmt.Sprintf("%q", d.Redacted()) }
+
+// Format prints Redacted, whatever the verb.
+func (d DSN) Format(w fmt.State, verb rune) { formatRedacted(w, verb, d.Redacted()) }
+
+// MarshalText returns Redacted. JSON, YAML and the structured loggers use it.
+func (d DSN) MarshalText() ([]byte, error) { return []byte(d.Redacted()), nil }
+
+func formatRedacted(w fmt.State, verb rune, text string) {
+	if verb == 'q' || verb == 'v' && w.Flag('#') {
+		text = fmt.Sprintf("%q", text)
+	}
+	_, _ = io.WriteString(w, text)
+}
+
+// redactURL redacts a connection URL behind its scheme. It cannot use net/url, which refuses several hosts with ports,
+// and must not trust a password to be escaped: everything up to the last @ may be one.
+func redactURL(s string) string {
+	login := ""
+	if i := strings.LastIndex(s, "@"); i >= 0 {
+		login, s = s[:i], s[i:]
+		if user, _, ok := strings.Cut(login, ":"); ok {
+			login = user + ":" + redacted
+		}
+	}
+	address, query, ok := strings.Cut(s, "?")
+	if !ok {
+		return login + s
+	}
+	parameters := strings.Split(query, "&")
+	for i, p := range parameters {
+		name, value, ok := strings.Cut(p, "=")
+		switch {
+		case !ok && p != "": // the rest of an unescaped value
+			parameters[i] = redacted
+		case value != "" && isSecretName(name):
+			parameters[i] = name + "=" + redacted
+		}
+	}
+	return login + address + "?" + strings.Join(parameters, "&")
+}
+
+// redactKeywords redacts a connection string of keywords and values, by the rules of libpq's parser: blanks may stand
+// around the =, a value may be in single quotes, a backslash escapes.
+func redactKeywords(s string) string {
+	const blanks = " \t\r\n\f\v"
+	var out strings.Builder
+	for {
+		rest := strings.TrimLeft(s, blanks)
+		out.WriteString(s[:len(s)-len(rest)])
+		if rest == "" {
+			return out.String()
+		}
+		name, value, ok := strings.Cut(rest, "=")
+		name = strings.TrimRight(name, blanks)
+		if !ok || name == "" || strings.ContainsAny(name, blanks+`'"\`) {
+			out.WriteString(redacted) // no keyword: perhaps what follows a blank in an unquoted password
+			return out.String()
+		}
+		start := len(value) - len(strings.TrimLeft(value, blanks))
+		end, ok := valueEnd(value, start)
+		if !ok {
+			out.WriteString(name + "=" + redacted)
+			return out.String()
+		}
+		if isSecretName(name) && end > start {
+			out.WriteString(name + "=" + redacted)
+		} else {
+			out.WriteString(rest[:len(rest)-len(value)+end])
+		}
+		s = value[end:]
+	}
+}
+
+// valueEnd returns where the value that starts at start ends, its closing quote included. It returns false if that
+// quote is missing.
+func valueEnd(s string, start int) (end int, ok bool) {
+	quoted := start < len(s) && s[start] == '\''
+	i := start
+	if quoted {
+		i++
+	}
+	for ; i < len(s); i++ {
+		switch {
+		case s[i] == '\\':
+			i++
+		case quoted && s[i] == '\'':
+			return i + 1, true
+		case !quoted && strings.IndexByte(" \t\r\n\f\v", s[i]) >= 0:
+			return i, true
+		}
+	}
+	return len(s), !quoted
+}
+
+// isSecretName reports whether a connection parameter or an option holds a secret, by its name: password, sslpassword,
+// oauth_client_secret and what is like them.
+func isSecretName(name string) bool {
+	if plain, err := url.QueryUnescape(name); err == nil {
+		name = plain
+	}
+	name = strings.ToLower(name)
+	for _, word := range []string{"password", "secret", "token"} {
+		if strings.Contains(name, word) {
+			return true
+		}
+	}
+	return false
+}

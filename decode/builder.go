@@ -12,18 +12,17 @@ import (
 type builder struct {
 	source []byte // of the tidemark-source header, shared by all events
 	topics topics
-	bytes  slab[byte]
-	slab   slab[Header]
+	bytes  byteSlab
+	slab   headerSlab
 
-	headers []Header // of the event that is being built
-	scratch []byte   // its topic's name
+	scratch []byte // the name of a topic
 }
 
 // maxScratch bounds what is kept between two rows, so that one monstrous row is not paid for ever after.
 const maxScratch = 4096
 
 func newBuilder(source string) builder {
-	return builder{source: []byte(source), topics: topics{}, bytes: newByteSlab(), slab: newHeaderSlab()}
+	return builder{source: []byte(source), topics: topics{}}
 }
 
 // event makes *ev the event of one row. row has a value for each of the mapping's columns.
@@ -72,13 +71,13 @@ func (b *builder) event(m *mapping, row []value, pos Position, at time.Time, ev 
 		}
 	}
 
-	b.headers = append(b.headers[:0], Header{Key: headerID, Value: id})
+	headers := append(b.slab.open(4+len(m.headers)), Header{Key: headerID, Value: id})
 	if !m.eventType.alwaysNull() {
 		v, err := b.fill(&m.eventType, row)
 		poison("type", err)
-		b.headers = append(b.headers, Header{Key: headerType, Value: v})
+		headers = append(headers, Header{Key: headerType, Value: v})
 	}
-	b.headers = append(b.headers,
+	headers = append(headers,
 		Header{Key: headerPosition, Value: pos.Append(b.bytes.piece(positionLen))},
 		Header{Key: headerSource, Value: b.source})
 	for i := range m.headers {
@@ -88,25 +87,24 @@ func (b *builder) event(m *mapping, row []value, pos Position, at time.Time, ev 
 			poison(fmt.Sprintf("header %q", h.name), err)
 		}
 		if v != nil || !h.dropNull {
-			b.headers = append(b.headers, Header{Key: h.name, Value: v})
+			headers = append(headers, Header{Key: h.name, Value: v})
 		}
 	}
 	if m.headersJSON >= 0 {
-		if err := b.jsonHeaders(row[m.headersJSON].data); err != nil {
+		if headers, err = b.jsonHeaders(headers, row[m.headersJSON].data); err != nil {
 			poison("headers", fmt.Errorf("column %q: %w", m.table.columns.Headers, err))
 		}
 	}
-	ev.Headers = append(b.slab.piece(len(b.headers)), b.headers...)
-	clear(b.headers) // else it would keep chunks alive
-	if cap(b.headers) > maxScratch {
-		b.headers = nil
-	}
+	ev.Headers = b.slab.close(headers)
 }
 
 // fill returns the text of f in the event's memory; nil if it is null, and only then.
 func (b *builder) fill(f *filler, row []value) ([]byte, error) {
 	if f.null(row) {
 		return nil, nil
+	}
+	if f.bare {
+		return b.copy(row[f.only].data), nil
 	}
 	return f.append(b.bytes.piece(f.size(row)), row)
 }

@@ -10,8 +10,9 @@ import (
 // message is read as a flat list of fields and asked once, at its end, whether it was whole. What it returns aliases
 // the message: a length on the wire never makes an allocation.
 type cursor struct {
-	rest []byte
-	err  error
+	msg []byte
+	at  int // the next byte; behind the last one after a failure
+	err error
 }
 
 // fail records what is wrong with the message, unless something was wrong before.
@@ -19,21 +20,23 @@ func (c *cursor) fail(format string, args ...any) {
 	if c.err == nil {
 		c.err = fmt.Errorf(format, args...)
 	}
-	c.rest = nil
+	c.at = len(c.msg)
 }
 
 // bytes takes n bytes; nil if there are fewer. Otherwise it is never nil.
 func (c *cursor) bytes(n uint32) []byte {
-	if c.err != nil {
-		return nil
+	if uint(n) > uint(len(c.msg)-c.at) {
+		return c.short(n)
 	}
-	if uint64(n) > uint64(len(c.rest)) {
-		c.fail("the message ends too early: %d bytes are left where %d belong", len(c.rest), n)
-		return nil
-	}
-	b := c.rest[:n:n]
-	c.rest = c.rest[n:]
+	b := c.msg[c.at:][:n:n]
+	c.at += int(n)
 	return b
+}
+
+// short is apart from bytes so that bytes is inlined.
+func (c *cursor) short(n uint32) []byte {
+	c.fail("the message ends too early: %d bytes are left where %d belong", len(c.msg)-c.at, n)
+	return nil
 }
 
 func (c *cursor) uint8() uint8 {
@@ -66,23 +69,20 @@ func (c *cursor) uint64() uint64 {
 
 // text takes the bytes up to the next zero byte, and that byte.
 func (c *cursor) text() []byte {
-	if c.err != nil {
-		return nil
-	}
-	n := bytes.IndexByte(c.rest, 0)
+	rest := c.msg[c.at:]
+	n := bytes.IndexByte(rest, 0)
 	if n < 0 {
-		c.fail("the message ends too early: no zero byte ends the text in its last %d bytes", len(c.rest))
+		c.fail("the message ends too early: no zero byte ends the text in its last %d bytes", len(rest))
 		return nil
 	}
-	b := c.rest[:n:n]
-	c.rest = c.rest[n+1:]
-	return b
+	c.at += n + 1
+	return rest[:n:n]
 }
 
 // end returns what was wrong with the message, bytes that nobody read included.
 func (c *cursor) end() error {
-	if len(c.rest) > 0 {
-		c.fail("%d bytes follow the end of the message", len(c.rest))
+	if n := len(c.msg) - c.at; n > 0 {
+		c.fail("%d bytes follow the end of the message", n)
 	}
 	return c.err
 }

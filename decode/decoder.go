@@ -83,7 +83,7 @@ func (d *Decoder) Decode(msg []byte, ev *Event) (Kind, error) {
 	if len(msg) == 0 {
 		return Skip, errors.New("decode message: it is empty")
 	}
-	c := cursor{rest: msg[1:]}
+	c := cursor{msg: msg, at: 1}
 	kind := Skip
 	switch msg[0] {
 	case 'I':

@@ -15,7 +15,8 @@ type value struct {
 // always null.
 type filler struct {
 	parts []fillerPart
-	only  int // the column that makes the whole null when it is null; -1: a null is empty text
+	only  int  // the column that makes the whole null when it is null; -1: a null is empty text
+	bare  bool // nothing but the text of the column only, as it is: what most fillers are, and the shortest way
 }
 
 // alwaysNull reports whether nothing is mapped here.

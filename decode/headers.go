@@ -22,25 +22,25 @@ const (
 // the truth about the record, so a copy that a service passed on from a record that it had read must not stand there.
 func reserved(name string) bool { return name == headerPosition || name == headerSource }
 
-// jsonHeaders appends the entries of a JSON object to the headers, in the order of the document: a string as its
-// text, null as a null value, everything else as its JSON text, untouched. Entries with a reserved name are left out.
-// No text, blank text and the JSON null are no headers.
-func (b *builder) jsonHeaders(doc []byte) error {
+// jsonHeaders appends the entries of a JSON object to headers, in the order of the document: a string as its text,
+// null as a null value, everything else as its JSON text, untouched. Entries with a reserved name are left out. No
+// text, blank text and the JSON null are no headers; what is no object is an error.
+func (b *builder) jsonHeaders(headers []Header, doc []byte) ([]Header, error) {
 	s := jsonScanner{rest: doc}
 	if s.space(); len(s.rest) == 0 {
-		return nil
+		return headers, nil
 	}
 	// From here on the document is known to be well-formed (and nested no deeper than encoding/json allows), and the
 	// scanner needs no errors of its own.
 	if !json.Valid(doc) {
 		var raw json.RawMessage
-		return fmt.Errorf("no valid JSON: %w", json.Unmarshal(doc, &raw))
+		return headers, fmt.Errorf("no valid JSON: %w", json.Unmarshal(doc, &raw))
 	}
 	if s.rest[0] == 'n' {
-		return nil
+		return headers, nil
 	}
 	if s.rest[0] != '{' {
-		return errors.New("not a JSON object")
+		return headers, errors.New("the JSON is not an object")
 	}
 	s.skip() // {
 	for s.rest[0] != '}' {
@@ -50,18 +50,20 @@ func (b *builder) jsonHeaders(doc []byte) error {
 		if s.rest[0] == ',' {
 			s.skip()
 		}
-		if h := (Header{Key: alias(name)}); !reserved(h.Key) {
-			switch value[0] {
-			case '"':
-				h.Value = b.unquote(value)
-			case 'n':
-			default:
-				h.Value = b.copy(value)
-			}
-			b.headers = append(b.headers, h)
+		h := Header{Key: alias(name)}
+		if reserved(h.Key) {
+			continue
 		}
+		switch value[0] {
+		case '"':
+			h.Value = b.unquote(value)
+		case 'n':
+		default:
+			h.Value = b.copy(value)
+		}
+		headers = append(headers, h)
 	}
-	return nil
+	return headers, nil
 }
 
 // unquote returns the text of a well-formed JSON string, in the event's memory.

@@ -188,5 +188,6 @@ func (r *resolver) template(t Template, meaning string, p place) filler {
 	if len(t.parts) == 0 {
 		f.parts = []fillerPart{{form: asLiteral}}
 	}
+	f.bare = f.only >= 0 && len(f.parts) == 1 && f.parts[0].form == asText && r.columns[f.only].Type != oidBytea
 	return f
 }

@@ -2,6 +2,7 @@ package decode
 
 import (
 	"cmp"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"strings"
@@ -34,15 +35,13 @@ func (p Position) String() string { return string(p.Append(nil)) }
 // Append appends the text of String to b.
 func (p Position) Append(b []byte) []byte {
 	var raw [12]byte
-	for i := range 8 {
-		raw[i] = byte(p.Commit >> (56 - 8*i))
-	}
-	for i := range 4 {
-		raw[8+i] = byte(p.Index >> (24 - 8*i))
-	}
-	b = hex.AppendEncode(b, raw[:8])
-	b = append(b, '-')
-	return hex.AppendEncode(b, raw[8:])
+	binary.BigEndian.PutUint64(raw[:8], uint64(p.Commit))
+	binary.BigEndian.PutUint32(raw[8:], p.Index)
+	var text [positionLen]byte
+	hex.Encode(text[:16], raw[:8])
+	text[16] = '-'
+	hex.Encode(text[17:], raw[8:])
+	return append(b, text[:]...)
 }
 
 // ParsePosition reads the text that String writes, and nothing else: no capitals, which would break its order.
@@ -57,12 +56,8 @@ func ParsePosition(s string) (Position, error) {
 	if _, err := hex.Decode(raw[8:], []byte(s[17:])); err != nil {
 		return Position{}, fmt.Errorf("position %q: %w", s, err)
 	}
-	var p Position
-	for _, c := range raw[:8] {
-		p.Commit = p.Commit<<8 | pglogrepl.LSN(c)
-	}
-	for _, c := range raw[8:] {
-		p.Index = p.Index<<8 | uint32(c)
-	}
-	return p, nil
+	return Position{
+		Commit: pglogrepl.LSN(binary.BigEndian.Uint64(raw[:8])),
+		Index:  binary.BigEndian.Uint32(raw[8:]),
+	}, nil
 }

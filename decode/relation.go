@@ -19,7 +19,7 @@ func (d *Decoder) relation(c *cursor) {
 	rel := &relation{name: schema + "." + name}
 	c.uint8()
 	n := int(c.uint16())
-	columns := make([]Column, 0, min(n, len(c.rest)/leastColumn))
+	columns := make([]Column, 0, min(n, (len(c.msg)-c.at)/leastColumn))
 	for i := 0; i < n && c.err == nil; i++ {
 		c.uint8()
 		columns = append(columns, Column{Name: string(c.text()), Type: c.uint32()})
@@ -28,6 +28,7 @@ func (d *Decoder) relation(c *cursor) {
 	if c.end() != nil {
 		return
 	}
+	delete(d.relations, oid)
 	if t := d.tables[rel.name]; t != nil {
 		var err error
 		if rel.mapping, err = resolve(t, columns); err != nil {

@@ -58,7 +58,7 @@ func New(o Options) *Relay { return &Relay{Options: o} }
 // Once it returns nil when everything committed before its start is in Kafka. What passes by itself (a server that is
 // away, a slot that another process holds) is waited for, and said in the log; what needs a person is returned.
 func (r *Relay) Run(ctx context.Context) error {
-	trouble := newOutage(r.Log, "relay interrupted, starting over from the checkpoint")
+	trouble := newOutage(r.Log, "cannot go on, trying again from the checkpoint")
 	for {
 		err := r.term(ctx, trouble)
 		if err == nil || errors.Is(err, errOnce) || (ctx.Err() != nil && errors.Is(err, context.Canceled)) {

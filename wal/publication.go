@@ -90,37 +90,18 @@ func CreatePublicationSQL(o Options) string {
 		quoteIdentifier(o.Publication), quoteTables(o.Tables))
 }
 
-// CreatePublication creates the publication through source.admin_dsn. It waits for a lock on the tables for a bounded
-// time only, so that it cannot stand in the way of their writers for long.
+// CreatePublication creates the publication through source.admin_dsn.
 func CreatePublication(ctx context.Context, o Options) error {
-	dsn := o.AdminDSN
-	if dsn == "" {
-		dsn = o.DSN
-	}
-	conn, err := connectSQL(ctx, dsn)
+	setup, err := OpenSetup(ctx, o)
 	if err != nil {
 		return err
 	}
-	defer closeSQL(conn)
-	if _, err := conn.Exec(ctx, "set lock_timeout = '10s'"); err != nil {
-		return explain(fmt.Errorf("create publication %s: %w", o.Publication, err))
-	}
-	_, err = conn.Exec(ctx, CreatePublicationSQL(o))
-	if sqlState(err) == "42710" { // somebody else was quicker; it is checked after this
+	defer setup.Close()
+	err = setup.Exec(ctx, CreatePublicationSQL(o))
+	if sqlState(err) == "42710" { // somebody else was quicker; what it publishes is checked after this
 		return nil
 	}
-	if sqlState(err) == "55P03" {
-		return permanent(fmt.Errorf("create publication %s: an outbox table is locked: %w", o.Publication, err),
-			"end the transaction that holds it (select pid, pg_blocking_pids(pid), query from pg_stat_activity), or create it in a quiet moment: "+CreatePublicationSQL(o))
-	}
-	if sqlState(err) == "42501" {
-		return permanent(fmt.Errorf("create publication %s: %w", o.Publication, err),
-			"let the owner of the tables run: "+CreatePublicationSQL(o)+"; or set source.admin_dsn to a role that may")
-	}
-	if err != nil {
-		return explain(fmt.Errorf("create publication %s: %w", o.Publication, err))
-	}
-	return nil
+	return err
 }
 
 // qualified writes a configured table's name as the catalogue does, with its schema.

@@ -1,0 +1,89 @@
+// Package admin serves what an operator and a monitoring system ask of a running relay over HTTP. It knows the relay
+// only through the functions that it is given.
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/rs/zerolog"
+)
+
+// Options are what the server answers from.
+type Options struct {
+	Listen   string // host:port
+	Ready    func() error
+	Status   func() any // becomes the JSON of /api/status
+	Gatherer prometheus.Gatherer
+	Log      zerolog.Logger
+}
+
+// Server is a listening server.
+type Server struct {
+	options  Options
+	listener net.Listener
+}
+
+// Listen opens the address, so that a port that is taken is known before anything else begins.
+func Listen(ctx context.Context, o Options) (*Server, error) {
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp", o.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("listen for HTTP: %w: set http.listen to a free address, or to \"\" for none", err)
+	}
+	return &Server{o, listener}, nil
+}
+
+// Addr returns the address that is listened on.
+func (s *Server) Addr() string { return s.listener.Addr().String() }
+
+// Serve answers until ctx is done, which is no error.
+func (s *Server) Serve(ctx context.Context) error {
+	server := &http.Server{
+		Handler:           s.handler(),
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute,
+		MaxHeaderBytes: 64 << 10,
+	}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	err := server.Serve(s.listener)
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("serve HTTP: %w", err)
+}
+
+func (s *Server) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { s.text(w, http.StatusOK, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if err := s.options.Ready(); err != nil {
+			s.text(w, http.StatusServiceUnavailable, err.Error())
+			return
+		}
+		s.text(w, http.StatusOK, "ok")
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.options.Gatherer, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /api/status", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		if err := json.NewEncoder(w).Encode(s.options.Status()); err != nil {
+			s.options.Log.Debug().Err(err).Msg("answer not written")
+		}
+	})
+	return mux
+}
+
+func (s *Server) text(w http.ResponseWriter, code int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(code)
+	if _, err := fmt.Fprintln(w, text); err != nil {
+		s.options.Log.Debug().Err(err).Msg("answer not written")
+	}
+}

@@ -1,0 +1,194 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tidemark/tidemark/checkpoint"
+	"github.com/tidemark/tidemark/config"
+	"github.com/tidemark/tidemark/wal"
+)
+
+func (a *app) initCommand() *cobra.Command {
+	var dryRun, recreate bool
+	command := &cobra.Command{
+		Use:   "init",
+		Short: "Create what is missing in Postgres: outbox table, publication, slot",
+		Long: `init creates the outbox tables, the publication and the slot, where they are missing, and changes nothing that is
+there. Where a table already has rows and source.existing_rows is publish, it leaves the slot to the first run, which
+publishes those rows from the slot's own snapshot, so that none is left out or published twice.
+
+--recreate-slot is the way out after a lost slot: it drops the slot, creates it anew and stores its position. Events
+committed between the old checkpoint and the new slot may be missing in Kafka; they are still in the table.`,
+		Example: "  tidemark init --dry-run\n  tidemark init",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, _, err := a.load()
+			if err != nil {
+				return err
+			}
+			if recreate {
+				return a.recreateSlot(cmd.Context(), c, dryRun)
+			}
+			return a.initialise(cmd.Context(), c, dryRun)
+		},
+	}
+	command.Flags().BoolVar(&dryRun, "dry-run", false, "print the SQL and change nothing")
+	command.Flags().BoolVar(&recreate, "recreate-slot", false, "drop the slot, create it anew and store its position (after a lost slot)")
+	return command
+}
+
+func (a *app) initialise(ctx context.Context, c *config.Config, dryRun bool) error {
+	source := sourceOptions(c)
+	setup, err := wal.OpenSetup(ctx, source)
+	if err != nil {
+		return err
+	}
+	defer setup.Close()
+	var cannot error
+	statements, err := setup.Missing(ctx, func(table string) string {
+		for _, t := range c.Outbox {
+			if t.Preset != "debezium" {
+				cannot = fmt.Errorf("create table %s: only a table of preset debezium can be created here; create it yourself", t.Table)
+			}
+		}
+		return outboxTableSQL(table)
+	})
+	if err = errors.Join(err, cannot); err != nil {
+		return err
+	}
+	for _, statement := range statements {
+		a.printf("%s;\n", statement)
+		if dryRun {
+			continue
+		}
+		if err := setup.Exec(ctx, statement); err != nil {
+			return err
+		}
+	}
+	conn, err := wal.Connect(ctx, source)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	slot, err := conn.Slot(ctx)
+	if err != nil {
+		return err
+	}
+	if slot != nil {
+		a.printf("-- slot %s is there\n", slot.Name)
+		return nil
+	}
+	if dryRun {
+		a.printf("%s;\n", wal.CreateSlotSQL(source))
+		return nil
+	}
+	return a.initSlot(ctx, c, conn)
+}
+
+// initSlot creates the slot, unless the first run has to: the rows that are there already can only be told from the
+// later ones by the snapshot that comes with the slot, and that lives no longer than the connection.
+func (a *app) initSlot(ctx context.Context, c *config.Config, conn *wal.Conn) error {
+	stored, err := checkpointStore(c).Load(ctx)
+	if err != nil {
+		return err
+	}
+	if stored != nil {
+		return fmt.Errorf("slot %s does not exist, but a checkpoint at %s is stored: if the slot was lost, tidemark init --recreate-slot; if this is a new source, move %s away",
+			c.Source.Slot, stored.LSN, c.Checkpoint.Path)
+	}
+	start, snapshotName, err := conn.CreateSlot(ctx, false)
+	if err != nil {
+		return err
+	}
+	left := false
+	if c.Source.ExistingRows == "publish" {
+		if left, err = hasRows(ctx, conn, snapshotName, sourceOptions(c).Tables); err != nil {
+			return errors.Join(err, conn.DropSlot(ctx))
+		}
+	}
+	if !left {
+		a.printf("-- slot %s created at %s\n", c.Source.Slot, start)
+		return nil
+	}
+	if err := conn.DropSlot(ctx); err != nil {
+		return err
+	}
+	a.printf("-- the outbox already has rows: the first `tidemark run` creates slot %s and publishes them\n", c.Source.Slot)
+	return nil
+}
+
+func hasRows(ctx context.Context, conn *wal.Conn, snapshot string, tables []string) (bool, error) {
+	s, err := conn.OpenSnapshot(ctx, snapshot)
+	if err != nil {
+		return false, err
+	}
+	defer s.Close()
+	return s.HasRows(ctx, tables)
+}
+
+// recreateSlot makes a new slot and stores its position, and says what may be missing.
+func (a *app) recreateSlot(ctx context.Context, c *config.Config, dryRun bool) error {
+	source, store := sourceOptions(c), checkpointStore(c)
+	stored, err := store.Load(ctx)
+	if err != nil && !checkpoint.IsCorrupt(err) {
+		return err
+	}
+	conn, err := wal.Connect(ctx, source)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	slot, err := conn.Slot(ctx)
+	if err != nil {
+		return err
+	}
+	if slot != nil && slot.Active {
+		return fmt.Errorf("slot %s is in use by Postgres backend %d: stop the relay that streams from it", slot.Name, slot.ActivePID)
+	}
+	if dryRun {
+		if slot != nil {
+			a.printf("select pg_drop_replication_slot('%s');\n", slot.Name)
+		}
+		a.printf("%s;\n", wal.CreateSlotSQL(source))
+		return nil
+	}
+	if slot != nil {
+		if err := conn.DropSlot(ctx); err != nil {
+			return err
+		}
+	}
+	start, _, err := conn.CreateSlot(ctx, false)
+	if err != nil {
+		return err
+	}
+	next := checkpoint.Checkpoint{
+		Version: checkpoint.Version, SystemIdentifier: conn.System.ID, Timeline: conn.System.Timeline,
+		Database: conn.System.Database, Slot: source.Slot, LSN: checkpoint.LSN(start), WrittenAt: time.Now().UTC(),
+	}
+	from := "the beginning"
+	if stored != nil {
+		next.Offsets = stored.Offsets
+		from = stored.LSN.String()
+	}
+	if err := store.Save(ctx, &next); err != nil {
+		return err
+	}
+	a.printf("slot %s created at %s, and stored as the checkpoint.\nEvents committed after %s and before %s may be missing in Kafka. They are still in the outbox table, unless something deletes from it.\n",
+		source.Slot, start, from, start)
+	return nil
+}
+
+func outboxTableSQL(table string) string {
+	return "create table " + table + ` (
+	id            uuid         primary key default gen_random_uuid(),
+	aggregatetype varchar(255) not null,
+	aggregateid   varchar(255) not null,
+	type          varchar(255) not null,
+	payload       jsonb
+)`
+}

@@ -1,0 +1,88 @@
+package cli
+
+import (
+	"context"
+	"errors"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tidemark/tidemark/admin"
+	"github.com/tidemark/tidemark/config"
+	"github.com/tidemark/tidemark/relay"
+)
+
+func (a *app) runCommand() *cobra.Command {
+	var once bool
+	command := &cobra.Command{
+		Use:   "run",
+		Short: "Publish the outbox to Kafka until stopped",
+		Long: `run tails the outbox tables through the write-ahead log, publishes each committed row to Kafka and stores how far it
+has come, until SIGTERM or SIGINT. It then waits for what is in flight and ends with exit status 0; a second signal
+ends it at once, which loses nothing either.
+
+Servers that are away are waited for. What needs a person ends it: with exit status 1, with 2 for the configuration,
+and with 3 where going on would lose or hide events; the message says what to do.`,
+		Example: "  tidemark run --config config.yaml\n  tidemark run --once   # before an upgrade: end when all that is committed is in Kafka",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, log, err := a.load()
+			if err != nil {
+				return err
+			}
+			return run(cmd.Context(), c, log, once)
+		},
+	}
+	command.Flags().BoolVar(&once, "once", false, "end when everything committed before the start is in Kafka")
+	return command
+}
+
+// run runs the relay, with the HTTP server beside it. The first of them that ends, ends the other.
+func run(ctx context.Context, c *config.Config, log zerolog.Logger, once bool) error {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfoMetric())
+	o := relayOptions(c, log.With().Str("component", "relay").Logger())
+	o.Once = once
+	o.Metrics = relay.NewMetrics(registry)
+	r := relay.New(o)
+	r.RegisterGauges(registry)
+
+	group, ctx := errgroup.WithContext(ctx)
+	if c.HTTP.Listen != "" {
+		server, err := admin.Listen(ctx, admin.Options{
+			Listen: c.HTTP.Listen, Ready: r.Ready, Status: func() any { return r.Status() }, Gatherer: registry,
+			Log: log.With().Str("component", "admin").Logger(),
+		})
+		if err != nil {
+			return err
+		}
+		log.Info().Str("listen", server.Addr()).Msg("HTTP is served")
+		group.Go(func() error { return server.Serve(ctx) })
+	}
+	group.Go(func() error {
+		if err := r.Run(ctx); err != nil {
+			return err
+		}
+		return errDone
+	})
+	if err := group.Wait(); !errors.Is(err, errDone) {
+		return err
+	}
+	return nil
+}
+
+// errDone ends the HTTP server when the relay has ended well.
+var errDone = errors.New("done") //nolint:gochecknoglobals // a sentinel
+
+func buildInfoMetric() prometheus.Collector {
+	b := buildInfo()
+	gauge := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "tidemark_build_info", Help: "1, labelled with what this binary was built from.",
+		ConstLabels: prometheus.Labels{"version": b.Version, "commit": b.Commit, "go": b.Go},
+	})
+	gauge.Set(1)
+	return gauge
+}

@@ -43,6 +43,7 @@ row to Kafka: in order for each key, and confirmed to Postgres only when Kafka h
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return wrongUsage(c, err) })
+	root.SetHelpCommand(helpCommand())
 	root.InitDefaultHelpCmd() // now, so that finish sees them
 	root.InitDefaultCompletionCmd()
 	a.finish(root)
@@ -101,6 +102,29 @@ func (a *app) finish(c *cobra.Command) {
 	}
 }
 
+// helpCommand is cobra's, but for the exit status after an unknown command.
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "help [command]",
+		Short:   "Explain a command",
+		Long:    "help explains a command, as --help does.",
+		Example: "  tidemark help config",
+		Args:    cobra.ArbitraryArgs,
+		RunE: func(c *cobra.Command, args []string) error {
+			about := c.Root()
+			for _, name := range args {
+				sub, _, err := about.Find([]string{name})
+				if err != nil || sub == about {
+					return wrongUsage(about, unknownCommand(about, name))
+				}
+				about = sub
+			}
+			about.InitDefaultHelpFlag() // or the help lists no --help
+			return about.Help()
+		},
+	}
+}
+
 func unknownCommand(c *cobra.Command, name string) error {
 	meant := ""
 	c.SuggestionsMinimumDistance = 2 // cobra sets it on its own way to suggestions, which this is not
@@ -127,7 +151,7 @@ func (a *app) load() (*config.Config, zerolog.Logger, error) {
 		return nil, zerolog.Nop(), err
 	}
 	for _, w := range cfg.Warnings {
-		log.Warn().Str("component", "config").Msg(w)
+		log.Warn().Str("component", "config").Str("warning", w).Msg("the configuration may not say what is meant")
 	}
 	return cfg, log, nil
 }

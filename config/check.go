@@ -27,7 +27,7 @@ func (c *Config) check(found *problems) {
 }
 
 func (s *Source) check(found *problems) {
-	if s.DSN == "" {
+	if strings.TrimSpace(string(s.DSN)) == "" {
 		found.add("source.dsn", "is required; set it in %s or as TIDEMARK_SOURCE_DSN, "+
 			"such as postgres://user:password@host:5432/database", usualFile)
 	}
@@ -220,14 +220,14 @@ func (p *problems) countOrDefault(key string, n int64) {
 
 // dsn notes a connection string that is neither form of libpq's. It never repeats the text.
 func (p *problems) dsn(key string, d DSN) {
-	scheme, _, isURL := strings.Cut(string(d), "://")
-	isURL = isURL && !strings.ContainsAny(scheme, "= \t'")
+	scheme, _, isURL := d.cutScheme()
+	_, isKeywords := redactKeywords(string(d))
 	switch {
-	case d == "":
 	case isURL && scheme != "postgres" && scheme != "postgresql":
 		p.add(key, "is a URL, but does not begin with postgres://")
-	case !isURL && !strings.Contains(string(d), "="):
-		p.add(key, "is neither a URL such as postgres://user@host/database nor keywords such as host=... dbname=...")
+	case !isURL && !isKeywords:
+		p.add(key, "is neither a URL such as postgres://user@host/database nor keywords such as host=... dbname=...; "+
+			"a value with blanks must be in single quotes")
 	}
 }
 

@@ -7,7 +7,10 @@ import (
 	"strings"
 )
 
-const redacted = "[redacted]"
+const (
+	redacted = "[redacted]"
+	blanks   = " \t\r\n\f\v" // between the keywords of a connection string
+)
 
 // Secret is text that does not show itself: not printed with any verb, not in a log field, not as JSON or YAML. An
 // empty one shows as empty, so that one can see that it is not set. string(s) is the text.
@@ -37,11 +40,17 @@ type DSN string
 // Redacted returns the connection string with "[redacted]" in the place of its passwords. Where the text is too broken
 // to tell where a password ends, more of it is replaced, never less.
 func (d DSN) Redacted() string {
-	s := string(d)
-	if i := strings.Index(s, "://"); i >= 0 && !strings.ContainsAny(s[:i], "= \t'") {
-		return s[:i+3] + redactURL(s[i+3:])
+	if scheme, rest, ok := d.cutScheme(); ok {
+		return scheme + "://" + redactURL(rest)
 	}
-	return redactKeywords(s)
+	s, _ := redactKeywords(string(d))
+	return s
+}
+
+// cutScheme takes the scheme off a URL; ok is false if d is no URL. A password among keywords may hold one, too.
+func (d DSN) cutScheme() (scheme, rest string, ok bool) {
+	scheme, rest, ok = strings.Cut(string(d), "://")
+	return scheme, rest, ok && !strings.ContainsAny(scheme, "= \t'")
 }
 
 // String returns Redacted.
@@ -91,31 +100,29 @@ func redactURL(s string) string {
 }
 
 // redactKeywords redacts a connection string of keywords and values, by the rules of libpq's parser: blanks may stand
-// around the =, a value may be in single quotes, a backslash escapes.
-func redactKeywords(s string) string {
-	const blanks = " \t\r\n\f\v"
+// around the =, a value may be in single quotes, a backslash escapes. It returns false if s breaks them, and then
+// redacts everything from there on: it may be what follows a blank in a password without quotes.
+func redactKeywords(s string) (string, bool) {
 	var out strings.Builder
 	for {
 		rest := strings.TrimLeft(s, blanks)
 		out.WriteString(s[:len(s)-len(rest)])
 		if rest == "" {
-			return out.String()
+			return out.String(), true
 		}
 		name, value, ok := strings.Cut(rest, "=")
 		name = strings.TrimRight(name, blanks)
 		if !ok || name == "" || strings.ContainsAny(name, blanks+`'"\`) {
-			out.WriteString(redacted) // no keyword: perhaps what follows a blank in an unquoted password
-			return out.String()
+			return out.String() + redacted, false
 		}
 		start := len(value) - len(strings.TrimLeft(value, blanks))
 		end, ok := valueEnd(value, start)
-		if !ok {
+		switch {
+		case !ok:
+			return out.String() + name + "=" + redacted, false
+		case isSecretName(name) && end > start:
 			out.WriteString(name + "=" + redacted)
-			return out.String()
-		}
-		if isSecretName(name) && end > start {
-			out.WriteString(name + "=" + redacted)
-		} else {
+		default:
 			out.WriteString(rest[:len(rest)-len(value)+end])
 		}
 		s = value[end:]
@@ -136,7 +143,7 @@ func valueEnd(s string, start int) (end int, ok bool) {
 			i++
 		case quoted && s[i] == '\'':
 			return i + 1, true
-		case !quoted && strings.IndexByte(" \t\r\n\f\v", s[i]) >= 0:
+		case !quoted && strings.IndexByte(blanks, s[i]) >= 0:
 			return i, true
 		}
 	}

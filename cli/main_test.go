@@ -54,7 +54,7 @@ func TestExitStatusAndTheOneLineAboutIt(t *testing.T) {
 		"flag before command":   {"--jsn version", 2, "unknown flag: --jsn (see tidemark --help)"},
 		"argument missing":      {"config --config", 2, "flag needs an argument: --config (see tidemark config --help)"},
 		"argument too many":     {"version now", 2, `unexpected argument "now" (see tidemark version --help)`},
-		"unknown shell":         {"completion powershot", 2, `unknown command "powershot"; is powershell meant? (see tidemark completion --help)`},
+		"unknown shell":         {"completion cobol", 2, `unknown command "cobol" (see tidemark completion --help)`},
 		"help for nothing":      {"help frobnicate", 2, `unknown command "frobnicate" (see tidemark --help)`},
 		"help for less":         {"help config now", 2, `unknown command "now" (see tidemark config --help)`},
 		"configuration missing": {"config --config missing.yaml", 2, "the configuration has a problem:\n  the configuration file cannot be read: open missing.yaml: no such file or directory"},
@@ -81,7 +81,8 @@ func TestExitStatusAndTheOneLineAboutIt(t *testing.T) {
 				want = "tidemark: " + test.stderr + "\n"
 			}
 			if test.args == "" { // the help comes first
-				stderr = stderr[strings.Index(stderr, "tidemark: "):]
+				_, stderr, _ = strings.Cut(stderr, "\ntidemark: ")
+				stderr = "tidemark: " + stderr
 			}
 			if stderr != want {
 				t.Errorf("stderr %q, want %q", stderr, want)

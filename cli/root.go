@@ -42,7 +42,7 @@ row to Kafka: in order for each key, and confirmed to Postgres only when Kafka h
 	)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return wrongUsage(c, err) })
+	root.SetFlagErrorFunc(wrongUsage)
 	root.SetHelpCommand(helpCommand())
 	root.InitDefaultHelpCmd() // now, so that finish sees them
 	root.InitDefaultCompletionCmd()

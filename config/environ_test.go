@@ -29,7 +29,8 @@ func TestEnvironmentWins(t *testing.T) {
 		c.Delivery.ResumeDedupe, c.HTTP.Listen, string(c.HTTP.Token),
 	}
 	want := []any{
-		"env", false, "true", int64(2 << 30), []string{"a:9092", "b:9092"},
+		"env", false, "true", int64(2 << 30),
+		[]string{"a:9092", "b:9092"},
 		int16(3), true, "/var/lib/a=b", 2 * time.Second,
 		false, "", "12345",
 	}

@@ -13,17 +13,17 @@ import (
 // dsn is what every valid configuration of these tests begins with.
 const dsn = "TIDEMARK_SOURCE_DSN=postgres://relay:hunter2@db:5432/shop"
 
-func builtIn(t testing.TB) []byte {
-	t.Helper()
+func builtIn(tb testing.TB) []byte {
+	tb.Helper()
 	text, err := os.ReadFile("../config.yaml")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return text
 }
 
 // load loads text as a file named config.yaml.
-func load(t testing.TB, text string, environ ...string) (*Config, error) {
+func load(t *testing.T, text string, environ ...string) (*Config, error) {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "config.yaml")
 	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
@@ -169,9 +169,11 @@ kafka:
 	}
 	want := []any{
 		"orders_2", "true", int64(1e9), time.Second, "tidemark",
-		[]string{"a:9092", "b:9092"}, int32(6), int16(-1),
+		[]string{"a:9092", "b:9092"},
+		int32(6), int16(-1),
 		map[string]string{"cleanup.policy": "compact", "Retention.MS": "604800000"},
-		map[string]string{"linger.ms": "5", "Client.ID": "Orders"}, "007", "0123",
+		map[string]string{"linger.ms": "5", "Client.ID": "Orders"},
+		"007", "0123",
 	}
 	for i := range want {
 		if !reflect.DeepEqual(got[i], want[i]) {
@@ -280,15 +282,18 @@ func TestProblems(t *testing.T) {
 		"key in another place": {"slot: a", []string{dsn}, []string{"config.yaml:1: slot: unknown key; the nearest known key is source.slot"}},
 		"case matters":         {"Source: {slot: a}", []string{dsn}, []string{"config.yaml:1: Source: unknown key; the nearest known key is source"}},
 		"unknown key in an entry": {
-			"outbox:\n  - table: a.b\n  - table: a.c\n    colums: {}", []string{dsn},
+			"outbox:\n  - table: a.b\n  - table: a.c\n    colums: {}",
+			[]string{dsn},
 			[]string{"config.yaml:4: outbox[1].colums: unknown key; the nearest known key is outbox[1].columns"},
 		},
 		"unknown key in an entry's columns": {
-			"outbox:\n  - table: a.b\n    columns:\n      payloud: x", []string{dsn},
+			"outbox:\n  - table: a.b\n    columns:\n      payloud: x",
+			[]string{dsn},
 			[]string{"config.yaml:4: outbox[0].columns.payloud: unknown key; the nearest known key is outbox[0].columns.payload"},
 		},
 		"unknown key in a header": {
-			"outbox:\n  - table: a.b\n    headers:\n      - nam: x\n        name: y", []string{dsn},
+			"outbox:\n  - table: a.b\n    headers:\n      - nam: x\n        name: y",
+			[]string{dsn},
 			[]string{"config.yaml:4: outbox[0].headers[0].nam: unknown key; the nearest known key is outbox[0].headers[0].name"},
 		},
 		"given twice":      {"log: {level: info}\nlog: {level: warn}", []string{dsn}, []string{"config.yaml:2: log: given twice, first in line 1"}},
@@ -320,14 +325,16 @@ func TestProblems(t *testing.T) {
 		},
 		"no tables": {"outbox: []", []string{dsn}, []string{"config.yaml:1: outbox: is empty; name at least one table, such as public.outbox"}},
 		"a table twice": {
-			"outbox:\n  - table: a.b\n  - table: a.c\n  - table: a.b", []string{dsn},
+			"outbox:\n  - table: a.b\n  - table: a.c\n  - table: a.b",
+			[]string{dsn},
 			[]string{`config.yaml:4: outbox[2].table: "a.b" is outbox[0] already`},
 		},
 		"no schema":   {"outbox: [{table: orders}]", []string{dsn}, []string{`config.yaml:1: outbox[0].table: "orders" has no schema; write public.orders, if that is where it is`}},
 		"no table":    {"outbox: [{preset: debezium}]", []string{dsn}, []string{"outbox[0].table: is required, such as public.outbox"}},
 		"empty entry": {"outbox:\n  -\n  - table: a.b", []string{dsn}, []string{"config.yaml:2: outbox[0]: is empty; remove the dash or write the entry after it"}},
 		"custom without its columns": {
-			"outbox: [{table: a.b, preset: custom}]", []string{dsn},
+			"outbox: [{table: a.b, preset: custom}]",
+			[]string{dsn},
 			[]string{
 				"outbox[0].columns.id: is required with preset custom, which has no defaults; which column holds it?",
 				"outbox[0].columns.payload: is required with preset custom, which has no defaults; which column holds it?",
@@ -346,7 +353,8 @@ func TestProblems(t *testing.T) {
 			},
 		},
 		"topic characters": {
-			"outbox: [{table: a.b, topic: 'orders/{kind}'}]", []string{dsn},
+			"outbox: [{table: a.b, topic: 'orders/{kind}'}]",
+			[]string{dsn},
 			[]string{`config.yaml:1: outbox[0].topic: template "orders/{kind}" has characters that no topic name may have; Kafka allows a-z, A-Z, 0-9, '.', '_' and '-'`},
 		},
 		"jdbc":           {"source: {dsn: 'jdbc:postgresql://u:hunter2@h/d'}", nil, []string{"config.yaml:1: source.dsn: is a URL, but does not begin with postgres://"}},
@@ -358,26 +366,31 @@ func TestProblems(t *testing.T) {
 		"half a pair":    {"kafka: {tls: {enabled: true, cert_file: c.pem}}", []string{dsn}, []string{"config.yaml:1: kafka.tls.cert_file: and kafka.tls.key_file go together: set both or neither"}},
 		"sasl forgotten": {"kafka: {sasl: {username: u}}", []string{dsn}, []string{"kafka.sasl.mechanism: is empty, but other keys of kafka.sasl are set; set it, or remove them"}},
 		"sasl half": {
-			"kafka: {sasl: {mechanism: PLAIN}}", []string{dsn},
+			"kafka: {sasl: {mechanism: PLAIN}}",
+			[]string{dsn},
 			[]string{"kafka.sasl.username: is required for PLAIN", "kafka.sasl.password: is required for PLAIN"},
 		},
 		"sasl unknown": {
-			"kafka: {sasl: {mechanism: scram-sha-256}}", []string{dsn},
+			"kafka: {sasl: {mechanism: scram-sha-256}}",
+			[]string{dsn},
 			[]string{`config.yaml:1: kafka.sasl.mechanism: "scram-sha-256" is none of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER; the nearest is SCRAM-SHA-256`},
 		},
 		"listen":         {"http: {listen: 8642}", []string{dsn}, []string{`config.yaml:1: http.listen: "8642" is not host:port such as 127.0.0.1:8642 or :8642; "" turns it off`}},
 		"dead letter to": {"delivery: {on_poison: dead_letter, dead_letter_topic: ''}", []string{dsn}, []string{"config.yaml:1: delivery.dead_letter_topic: is required with delivery.on_poison: dead_letter"}},
 		"no path":        {"checkpoint: {path: ''}", []string{dsn}, []string{"config.yaml:1: checkpoint.path: is required with checkpoint.store: file"}},
 		"password that YAML takes for an alias": {
-			"kafka: {sasl: {password: *hunter2 }}", []string{dsn},
+			"kafka: {sasl: {password: *hunter2 }}",
+			[]string{dsn},
 			[]string{"config.yaml: not YAML: a value that begins with * must be in quotes"},
 		},
 		"password that YAML takes for an anchor": {
-			"http:\n  token: &hunter2", []string{dsn},
+			"http:\n  token: &hunter2",
+			[]string{dsn},
 			[]string{"config.yaml:2: http.token: a value that begins with & must be in quotes"},
 		},
 		"password that YAML takes for a tag": {
-			"http:\n  token: !hunter2", []string{dsn},
+			"http:\n  token: !hunter2",
+			[]string{dsn},
 			[]string{"config.yaml:2: http.token: a value that begins with ! must be in quotes"},
 		},
 

@@ -1,6 +1,8 @@
 package stacktest_test
 
 import (
+	"errors"
+	"runtime"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -38,5 +40,52 @@ func TestDatabaseIsEmptyAndDroppedWithWhatIsLeftInIt(t *testing.T) {
 	}
 	if stacktest.Postgres(t) != pg {
 		t.Error("a second server was started")
+	}
+}
+
+func TestKafkaIsSharedAndFakeKafkaIsNot(t *testing.T) {
+	if first, second := stacktest.Kafka(t), stacktest.Kafka(t); len(first) != 1 || first[0] != second[0] {
+		t.Errorf("brokers %v, then %v", first, second)
+	}
+	if first, second := stacktest.FakeKafka(t), stacktest.FakeKafka(t); first[0] == second[0] {
+		t.Errorf("both fakes are %v", first)
+	}
+}
+
+// spy is a testing.TB that remembers what was asked of it.
+type spy struct {
+	testing.TB
+
+	said string
+}
+
+func (s *spy) Helper()               {}
+func (s *spy) Skipf(string, ...any)  { s.said = "skip" }
+func (s *spy) Fatalf(string, ...any) { s.said = "fatal"; runtime.Goexit() }
+
+func TestRequireSkipsUnlessThePartIsNamed(t *testing.T) {
+	cases := []struct {
+		required string
+		err      error
+		want     string
+	}{
+		{"", nil, ""},
+		{"kafka", nil, ""},
+		{"", errors.New("no java"), "skip"},
+		{"browser", errors.New("no java"), "skip"},
+		{"browser, kafka", errors.New("no java"), "fatal"},
+	}
+	for _, c := range cases {
+		t.Setenv(stacktest.RequireEnv, c.required)
+		s := &spy{TB: t}
+		done := make(chan struct{})
+		go func() { // ends with the call, which may end its goroutine
+			defer close(done)
+			stacktest.Require(s, "kafka", c.err)
+		}()
+		<-done
+		if s.said != c.want {
+			t.Errorf("%q, %v: %q, want %q", c.required, c.err, s.said, c.want)
+		}
 	}
 }

@@ -1,0 +1,186 @@
+package devstack_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tidemark/tidemark/devstack"
+)
+
+// needKafka skips the test where there is no Java or Maven. stacktest.Require is not for us: it imports devstack.
+func needKafka(t *testing.T) {
+	t.Helper()
+	if err := devstack.HaveKafka(); err != nil {
+		if strings.Contains(os.Getenv("TIDEMARK_TEST_REQUIRE"), "kafka") {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+}
+
+func startKafka(t *testing.T, opts devstack.KafkaOptions) *devstack.Kafka {
+	t.Helper()
+	opts.Progress = func(line string) { t.Log(line) }
+	kafka, err := devstack.StartKafka(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := kafka.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return kafka
+}
+
+func produce(t *testing.T, client *kgo.Client, topic, value string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := client.ProduceSync(ctx, &kgo.Record{Topic: topic, Value: []byte(value)}).FirstErr(); err != nil {
+		t.Fatalf("produce %s: %v", value, err)
+	}
+}
+
+// consume reads n values of a topic from the start.
+func consume(t *testing.T, brokers []string, topic string, n int) map[string]bool {
+	t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	values := make(map[string]bool)
+	for len(values) < n {
+		fetches := client.PollFetches(ctx)
+		if err := fetches.Err0(); err != nil {
+			t.Fatalf("after %d of %d records: %v", len(values), n, err)
+		}
+		fetches.EachRecord(func(record *kgo.Record) { values[string(record.Value)] = true })
+	}
+	return values
+}
+
+func TestKafkaOfThreeBrokersSurvivesTheLossOfOne(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("three Java processes")
+	}
+	needKafka(t)
+	kafka := startKafka(t, devstack.KafkaOptions{Brokers: 3})
+	client, err := kgo.NewClient(kgo.SeedBrokers(kafka.Brokers()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if _, err := kadm.NewClient(client).CreateTopic(t.Context(), 1, 3, nil, "kept"); err != nil {
+		t.Fatal(err)
+	}
+	produce(t, client, "kept", "before")
+	if err := kafka.Kill(0); err != nil {
+		t.Fatal(err)
+	}
+	produce(t, client, "kept", "between")
+	if err := kafka.Start(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	produce(t, client, "kept", "after")
+	consume(t, kafka.Brokers()[:1], "kept", 3)
+}
+
+func TestKafkaDirOfTheCallerIsKeptAndTakenUpAgain(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("two starts of Kafka")
+	}
+	needKafka(t)
+	dir := t.TempDir()
+	kafka := startKafka(t, devstack.KafkaOptions{Dir: dir})
+	client, err := kgo.NewClient(kgo.SeedBrokers(kafka.Brokers()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if _, err := kadm.NewClient(client).CreateTopic(t.Context(), 1, 1, nil, "kept"); err != nil {
+		t.Fatal(err)
+	}
+	produce(t, client, "kept", "a")
+	if err := kafka.Close(); err != nil {
+		t.Fatal(err)
+	}
+	kafka = startKafka(t, devstack.KafkaOptions{Dir: dir})
+	consume(t, kafka.Brokers(), "kept", 1)
+}
+
+func TestKafkaSendsClientsToTheAdvertisedPort(t *testing.T) {
+	t.Parallel()
+	needKafka(t)
+	kafka := startKafka(t, devstack.KafkaOptions{AdvertisedPort: 1})
+	client, err := kgo.NewClient(kgo.SeedBrokers(kafka.Brokers()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	brokers, err := kadm.NewClient(client).ListBrokers(t.Context())
+	if err != nil || len(brokers) != 1 || brokers[0].Port != 1 {
+		t.Errorf("brokers %v, %v", brokers, err)
+	}
+}
+
+func TestKafkaFailureQuotesItsLog(t *testing.T) {
+	t.Parallel()
+	needKafka(t)
+	_, err := devstack.StartKafka(t.Context(), devstack.KafkaOptions{Settings: map[string]string{"num.partitions": "many"}})
+	if err == nil || !strings.Contains(err.Error(), "num.partitions") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestKafkaKeepsRecords(t *testing.T) {
+	t.Parallel()
+	needKafka(t)
+	kafka := startKafka(t, devstack.KafkaOptions{})
+	client, err := kgo.NewClient(kgo.SeedBrokers(kafka.Brokers()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if _, err := kadm.NewClient(client).CreateTopic(t.Context(), 2, -1, nil, "kept"); err != nil {
+		t.Fatal(err)
+	}
+	steps := []struct {
+		name string
+		do   func() error
+	}{
+		{"kill", func() error { return errors.Join(kafka.Kill(0), kafka.Start(t.Context(), 0)) }},
+		{"stop", func() error { return errors.Join(kafka.Stop(0), kafka.Start(t.Context(), 0)) }},
+		{"pause", func() error { return errors.Join(kafka.Pause(0), kafka.Resume(0)) }},
+	}
+	for i, step := range steps {
+		produce(t, client, "kept", step.name)
+		if err := step.do(); err != nil {
+			t.Fatalf("%s: %v", step.name, err)
+		}
+		if got := consume(t, kafka.Brokers(), "kept", i+1); !got[step.name] {
+			t.Errorf("after %s: %v", step.name, got)
+		}
+	}
+	if err := errors.Join(kafka.Close(), kafka.Close()); err != nil {
+		t.Error(err)
+	}
+	if left := processesOf(t, kafka.Dir()); len(left) > 0 {
+		t.Errorf("processes left: %v", left)
+	}
+	if _, err := os.Stat(kafka.Dir()); !os.IsNotExist(err) {
+		t.Errorf("directory left: %v", err)
+	}
+}

@@ -26,18 +26,15 @@ func (c *cursor) fail(format string, args ...any) {
 // bytes takes n bytes; nil if there are fewer. Otherwise it is never nil.
 func (c *cursor) bytes(n uint32) []byte {
 	if uint(n) > uint(len(c.msg)-c.at) {
-		return c.short(n)
+		c.short()
+		return nil
 	}
-	b := c.msg[c.at:][:n:n]
+	b := c.msg[c.at : c.at+int(n)]
 	c.at += int(n)
 	return b
 }
 
-// short is apart from bytes so that bytes is inlined.
-func (c *cursor) short(n uint32) []byte {
-	c.fail("the message ends too early: %d bytes are left where %d belong", len(c.msg)-c.at, n)
-	return nil
-}
+func (c *cursor) short() { c.fail("the message ends too early") }
 
 func (c *cursor) uint8() uint8 {
 	if b := c.bytes(1); b != nil {
@@ -72,7 +69,7 @@ func (c *cursor) text() []byte {
 	rest := c.msg[c.at:]
 	n := bytes.IndexByte(rest, 0)
 	if n < 0 {
-		c.fail("the message ends too early: no zero byte ends the text in its last %d bytes", len(rest))
+		c.short()
 		return nil
 	}
 	c.at += n + 1

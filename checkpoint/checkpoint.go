@@ -22,18 +22,21 @@ const Version = 1
 
 // Checkpoint is what is stored.
 type Checkpoint struct {
-	Version          int       `json:"version"`
-	SystemIdentifier string    `json:"system_identifier"` // of the Postgres cluster
-	Timeline         int32     `json:"timeline"`
-	Database         string    `json:"database"`
-	Slot             string    `json:"slot"`
-	State            State     `json:"state,omitempty"`
-	LSN              LSN       `json:"lsn"`      // the end of the last transaction that is wholly in Kafka
-	Position         string    `json:"position"` // of its last event; "" before the first
-	Offsets          Offsets   `json:"offsets"`
-	Producers        []int64   `json:"producers,omitempty"` // idempotent producer ids that may have written since
-	Writer           string    `json:"writer,omitempty"`    // names the process that holds the checkpoint
-	WrittenAt        time.Time `json:"written_at"`
+	Version          int     `json:"version"`
+	SystemIdentifier string  `json:"system_identifier"` // of the Postgres cluster
+	Timeline         int32   `json:"timeline"`
+	Database         string  `json:"database"`
+	Slot             string  `json:"slot"`
+	State            State   `json:"state,omitempty"`
+	LSN              LSN     `json:"lsn"`      // the end of the last transaction that is wholly in Kafka
+	Position         string  `json:"position"` // of its last event; "" before the first
+	Offsets          Offsets `json:"offsets"`
+	// TopicIDs holds Kafka's id of each topic in Offsets: an offset means nothing in a topic of the same name that was
+	// created later.
+	TopicIDs  map[string]string `json:"topic_ids,omitempty"`
+	Producers []int64           `json:"producers,omitempty"` // idempotent producer ids that may have written since
+	Writer    string            `json:"writer,omitempty"`    // names the process that holds the checkpoint
+	WrittenAt time.Time         `json:"written_at"`
 }
 
 // State is the phase that the stored position belongs to.
@@ -74,7 +77,7 @@ func ParseLSN(s string) (pglogrepl.LSN, error) {
 	high, low, ok := strings.Cut(s, "/")
 	h, errHigh := strconv.ParseUint(high, 16, 32)
 	l, errLow := strconv.ParseUint(low, 16, 32)
-	if !ok || errHigh != nil || errLow != nil {
+	if !ok || errHigh != nil || errLow != nil || len(high) > 8 || len(low) > 8 {
 		return 0, fmt.Errorf("LSN %q: want two hexadecimal halves such as 0/16B3748", s)
 	}
 	return pglogrepl.LSN(h<<32 | l), nil
@@ -86,6 +89,23 @@ var errCorrupt = errors.New("not a whole checkpoint")
 // IsCorrupt reports whether err says that something is stored that cannot be read as a checkpoint: torn, empty, edited
 // into nonsense, or written by a newer version. Starting without it would hide a gap.
 func IsCorrupt(err error) bool { return errors.Is(err, errCorrupt) }
+
+// errTakenOver marks a checkpoint that another process holds.
+var errTakenOver = errors.New("another process has taken the checkpoint over")
+
+// IsTakenOver reports whether err says that another process holds the checkpoint now.
+func IsTakenOver(err error) bool { return errors.Is(err, errTakenOver) }
+
+func heldBy(stored *Checkpoint, holder string) error {
+	writer := ""
+	if stored != nil {
+		writer = stored.Writer
+	}
+	if writer != holder {
+		return errTakenOver
+	}
+	return nil
+}
 
 // Encode returns c as one indented JSON object, which an operator can read and, if it must be, edit.
 func Encode(c *Checkpoint) ([]byte, error) {
@@ -114,7 +134,27 @@ func Decode(b []byte) (*Checkpoint, error) {
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%w: something follows the JSON object", errCorrupt)
 	}
-	return &c, c.validate()
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
+	if err := complete(b); err != nil {
+		return nil, err
+	}
+	return &c, nil
+}
+
+// complete refuses an object without a field that is always written: what was not read would stand for zero.
+func complete(b []byte) error {
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(b, &fields); err != nil {
+		return fmt.Errorf("%w: %w", errCorrupt, err)
+	}
+	for _, name := range []string{"timeline", "position", "offsets", "written_at"} { // validate knows the others
+		if _, ok := fields[name]; !ok {
+			return fmt.Errorf("%w: it has no %s", errCorrupt, name)
+		}
+	}
+	return nil
 }
 
 func newerVersion(b []byte) bool {

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
+	"time"
 )
 
 // File keeps the checkpoint in a local file. It is written to a temporary file beside it, fsynced and renamed, and
@@ -36,8 +38,54 @@ func (f *File) Load(context.Context) (*Checkpoint, error) {
 	return c, nil
 }
 
-// Save replaces what is stored, durably: when it returns nil, c survives a power cut.
-func (f *File) Save(_ context.Context, c *Checkpoint) (err error) {
+// Save replaces what is stored, durably: when it returns nil, c survives a power cut. What is stored must be held by
+// holder (the Writer that it names; "" if nothing is stored or it names none), or else another process has taken over
+// and IsTakenOver is true of the error: a process that was stopped for a while must not put its old position above
+// that of its successor.
+func (f *File) Save(ctx context.Context, c *Checkpoint, holder string) error {
+	unlock, err := f.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	stored, err := f.Load(ctx)
+	if err != nil {
+		return err
+	}
+	if err := heldBy(stored, holder); err != nil {
+		return fmt.Errorf("save checkpoint %s: %w", f.path, err)
+	}
+	return f.write(c)
+}
+
+// lock keeps other processes from saving between the look at the holder and the rename. Whoever is stopped in between
+// still holds the lock, so that nobody can take over unseen.
+func (f *File) lock(ctx context.Context) (unlock func(), err error) {
+	file, err := os.OpenFile(f.path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("save checkpoint: %w", err)
+	}
+	ticker := time.NewTicker(10 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return func() { _ = file.Close() }, nil // which unlocks
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			_ = file.Close()
+			return nil, fmt.Errorf("lock checkpoint %s: %w", f.path, err)
+		}
+		select {
+		case <-ctx.Done():
+			_ = file.Close()
+			return nil, fmt.Errorf("lock checkpoint %s: another process holds it, perhaps one that is stopped (fuser %s.lock names it): %w", f.path, f.path, ctx.Err())
+		case <-ticker.C:
+		}
+	}
+}
+
+func (f *File) write(c *Checkpoint) (err error) {
 	b, err := Encode(c)
 	if err != nil {
 		return err

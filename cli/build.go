@@ -23,7 +23,8 @@ func relayOptions(c *config.Config, log zerolog.Logger) relay.Options {
 		Source: sourceOptions(c), Tables: tables(c), Kafka: kafkaOptions(c), Store: checkpointStore(c),
 		Create: c.Source.Create, ExistingRows: c.Source.ExistingRows == "publish",
 		MaxBufferedBytes: c.Kafka.MaxBufferedBytes, CheckpointEvery: c.Checkpoint.Interval, DrainTimeout: drainTimeout,
-		Log: log,
+		ResumeDedupe: c.Delivery.ResumeDedupe,
+		Log:          log,
 	}
 }
 

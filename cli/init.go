@@ -172,10 +172,10 @@ func (a *app) recreateSlot(ctx context.Context, c *config.Config, dryRun bool) e
 	}
 	from := "the beginning"
 	if stored != nil {
-		next.Offsets = stored.Offsets
+		next.Offsets, next.TopicIDs, next.Producers, next.Writer = stored.Offsets, stored.TopicIDs, stored.Producers, stored.Writer
 		from = stored.LSN.String()
 	}
-	if err := store.Save(ctx, &next); err != nil {
+	if err := store.Save(ctx, &next, next.Writer); err != nil {
 		return err
 	}
 	a.printf("slot %s created at %s, and stored as the checkpoint.\nEvents committed after %s and before %s may be missing in Kafka. They are still in the outbox table, unless something deletes from it.\n",

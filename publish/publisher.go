@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -55,7 +56,10 @@ type Publisher struct {
 // topic is what the publisher knows of a topic.
 type topic struct {
 	name            string
+	id              string // Kafka's; another one after the topic was deleted and created again
+	partitions      int
 	maxMessageBytes int32
+	base            map[int32]int64 // partition: where it ended when the topic was prepared
 	ends            map[int32]int64 // partition: the offset after the last acknowledged record
 }
 
@@ -129,19 +133,17 @@ func (p *Publisher) topic(name string) *topic {
 	return p.topics[name]
 }
 
-// Ends adds to into, for each partition that this publisher has written to, the offset after its last acknowledged
-// record.
-func (p *Publisher) Ends(into map[string]map[int32]int64) {
+// Ends returns, for each partition that this publisher has written to, the offset after its last acknowledged record.
+func (p *Publisher) Ends() map[string]map[int32]int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	ends := make(map[string]map[int32]int64, len(p.topics))
 	for name, t := range p.topics {
-		for partition, end := range t.ends {
-			if into[name] == nil {
-				into[name] = make(map[int32]int64, len(t.ends))
-			}
-			into[name][partition] = end
+		if len(t.ends) > 0 {
+			ends[name] = maps.Clone(t.ends)
 		}
 	}
+	return ends
 }
 
 // IsPoison reports whether err is about the record itself, so that trying it again would end the same.

@@ -25,39 +25,74 @@ const defaultMaxMessageBytes = 1000012
 // Known reports whether the topic has been prepared.
 func (p *Publisher) Known(name string) bool { return p.topic(name) != nil }
 
-// Prepare makes sure that the topics exist, creating them where that is allowed, and learns their limits. It asks the
-// broker and so may take long: not on the goroutine that keeps the replication connection alive. An error leaves
-// those topics unknown; IsPoison tells a topic that cannot be from a broker that cannot be reached.
+// Prepare makes sure that the topics exist, creating them where that is allowed, and learns their limits and where they
+// end. It asks the broker and so may take long: not on the goroutine that keeps the replication connection alive. After
+// an error the topics are not known; IsPoison tells a topic that cannot be from a broker that cannot be reached.
 func (p *Publisher) Prepare(ctx context.Context, names []string) error {
-	details, err := p.admin.ListTopics(ctx, names...)
+	details, missing, err := p.lookUp(ctx, names)
 	if err != nil {
-		return fmt.Errorf("look up topics: %w", err)
-	}
-	var missing, found []string
-	for _, name := range names {
-		d, ok := details[name]
-		switch {
-		case !ok || errors.Is(d.Err, kerr.UnknownTopicOrPartition):
-			missing = append(missing, name)
-		case d.Err != nil:
-			return fmt.Errorf("look up topic %s: %w", name, d.Err)
-		default:
-			found = append(found, name)
-		}
+		return err
 	}
 	if len(missing) > 0 {
 		if err := p.create(ctx, missing); err != nil {
 			return err
 		}
-		found = append(found, missing...)
+		// Once more, from the broker: another process may have been quicker, and with other partitions.
+		if details, missing, err = p.lookUp(ctx, names); err != nil {
+			return err
+		}
+		if len(missing) > 0 {
+			return fmt.Errorf("topic %s was created and is not there yet", missing[0])
+		}
 	}
-	limits := p.limits(ctx, found)
+	ends, err := p.admin.ListEndOffsets(ctx, names...)
+	if err == nil {
+		err = ends.Error()
+	}
+	if err != nil {
+		return fmt.Errorf("look up where the topics end: %w", err)
+	}
+	limits := p.limits(ctx, names)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, name := range found {
-		p.topics[name] = &topic{name: name, maxMessageBytes: limits[name], ends: map[int32]int64{}}
+	for _, name := range names {
+		t := &topic{
+			name: name, id: details[name].ID.String(), partitions: len(details[name].Partitions),
+			maxMessageBytes: limits[name], base: map[int32]int64{}, ends: map[int32]int64{},
+		}
+		for _, end := range ends[name] {
+			t.base[end.Partition] = end.Offset
+		}
+		p.topics[name] = t
 	}
 	return nil
+}
+
+func (p *Publisher) lookUp(ctx context.Context, names []string) (found kadm.TopicDetails, missing []string, err error) {
+	// Asking for rights as well goes past the client's cache, which does not know of topics that were just created.
+	found, err = p.admin.ListTopics(kadm.WithAuthorizedOps(ctx), names...)
+	if err != nil {
+		return nil, nil, fmt.Errorf("look up topics: %w", err)
+	}
+	for _, name := range names {
+		d, ok := found[name]
+		switch {
+		case !ok || errors.Is(d.Err, kerr.UnknownTopicOrPartition):
+			missing = append(missing, name)
+		case d.Err != nil:
+			return nil, nil, fmt.Errorf("look up topic %s: %w", name, d.Err)
+		}
+	}
+	return found, missing, nil
+}
+
+// Base returns the id of a known topic, and where its partitions ended when it was prepared: before that, nothing of
+// this publisher lies.
+func (p *Publisher) Base(name string) (id string, ends map[int32]int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t := p.topics[name]
+	return t.id, t.base
 }
 
 func (p *Publisher) create(ctx context.Context, names []string) error {

@@ -11,6 +11,7 @@ type flying struct {
 	limit  int64
 	bytes  atomic.Int64
 	events atomic.Int64
+	landed atomic.Int64  // how many have been removed so far
 	room   chan struct{} // capacity 1: something was removed while the limit was reached
 }
 
@@ -22,6 +23,7 @@ func (f *flying) add(bytes int) {
 }
 
 func (f *flying) remove(bytes int) {
+	f.landed.Add(1)
 	f.events.Add(-1)
 	if f.bytes.Add(-int64(bytes))+int64(bytes) < f.limit {
 		return // nobody waits

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -33,8 +34,13 @@ type path struct {
 	tx        *checkpoint.Transaction // the open one; survives a lost connection
 	handed    decode.Position         // of the last event that went to the producer
 	handedAny bool
+	resumed   bool
+	present   *publish.Present   // beyond the checkpoint and in Kafka already; nil when that is behind us
 	burst     []publish.Delivery // events that are to be handed over together
 	lastBurst time.Time
+
+	handedCommit atomic.Uint64 // the commit LSN of handed, for keepCheckpoint
+	cutLanded    int64         // keepCheckpoint's: how many events had landed at the last cut
 }
 
 const (
@@ -123,10 +129,30 @@ func (p *path) row(d *publish.Delivery) error {
 	}
 	p.handed, p.handedAny = ev.Position, true
 	p.tx.Add()
+	if p.alreadyThere(ev) {
+		p.tx.Acked()
+		return nil
+	}
 	d.Owner = p.tx
 	p.flying.add(ev.Bytes())
 	p.burst = p.burst[:len(p.burst)+1]
 	return nil
+}
+
+// alreadyThere reports whether the event is in Kafka, published before the checkpoint was last stored.
+func (p *path) alreadyThere(ev *decode.Event) bool {
+	if p.present == nil {
+		return false
+	}
+	if p.present.Since() != 0 && ev.Position.Compare(p.present.Last()) > 0 {
+		p.present = nil
+		return false
+	}
+	if !p.present.Has(ev) {
+		return false
+	}
+	p.Metrics.suppressed.Inc()
+	return true
 }
 
 // nextDelivery returns the burst's next free place. Deliveries are never moved: the producer holds pointers to them.
@@ -158,6 +184,7 @@ func (p *path) handOver() error {
 		return err
 	}
 	batch := p.burst
+	p.handedCommit.Store(uint64(batch[len(batch)-1].Event.Position.Commit)) // before they leave, see save
 	p.burst = p.burst[len(p.burst):len(p.burst):cap(p.burst)]
 	p.pub.Publish(batch)
 	p.lastBurst = time.Now()
@@ -182,10 +209,13 @@ func (p *path) prepareTopics() error {
 		for {
 			err := p.pub.Prepare(ctx, unknown)
 			if err == nil {
+				err = p.cover(ctx, unknown)
+			}
+			if err == nil {
 				trouble.healed()
 				return nil
 			}
-			if publish.IsPoison(err) {
+			if publish.IsPoison(err) || checkpoint.IsTakenOver(err) {
 				return err
 			}
 			p.status.fail(err)
@@ -194,6 +224,16 @@ func (p *path) prepareTopics() error {
 			}
 		}
 	})
+}
+
+// cover stores that events may lie in these topics from here on.
+func (p *path) cover(ctx context.Context, topics []string) error {
+	bases := make(map[string]topicBase, len(topics))
+	for _, name := range topics {
+		id, ends := p.pub.Base(name)
+		bases[name] = topicBase{id, ends}
+	}
+	return p.store.cover(ctx, bases)
 }
 
 // aside runs work that may take long on another goroutine while this one keeps the replication connection alive.

@@ -30,6 +30,7 @@ type Options struct {
 	MaxBufferedBytes int64
 	CheckpointEvery  time.Duration
 	DrainTimeout     time.Duration // how long a stop waits for acknowledgements
+	ResumeDedupe     bool          // at a start, look in Kafka for what was published behind the checkpoint, and drop it
 	Once             bool          // end when everything committed before the start is in Kafka
 
 	Log     zerolog.Logger
@@ -40,8 +41,9 @@ type Options struct {
 type Store interface {
 	// Load returns what is stored, nil if nothing is.
 	Load(ctx context.Context) (*checkpoint.Checkpoint, error)
-	// Save returns nil once c survives a crash.
-	Save(ctx context.Context, c *checkpoint.Checkpoint) error
+	// Save returns nil once c survives a crash. What is stored must name holder as its Writer ("" if nothing is), or else
+	// checkpoint.IsTakenOver is true of the error.
+	Save(ctx context.Context, c *checkpoint.Checkpoint, holder string) error
 	String() string
 }
 
@@ -153,7 +155,7 @@ func (r *Relay) takeSlot(ctx context.Context, conn *wal.Conn, trouble *outage) (
 	if err != nil {
 		return nil, err
 	}
-	if err := r.preparePublication(ctx, conn, decision == create && stored == nil); err != nil {
+	if err := r.preparePublication(ctx, conn, decision == create || decision == begin); err != nil {
 		return nil, err
 	}
 	decoder, err := r.newDecoder(ctx, conn)
@@ -161,9 +163,11 @@ func (r *Relay) takeSlot(ctx context.Context, conn *wal.Conn, trouble *outage) (
 		return nil, err
 	}
 	l := &lead{conn: conn, decoder: decoder, stored: r.newCheckpoint(conn.System)}
+	if stored != nil {
+		l.stored = *stored
+	}
 	switch decision {
 	case resume:
-		l.stored = *stored
 		l.start = pglogrepl.LSN(stored.LSN)
 		return l, nil
 	case adopt:
@@ -173,7 +177,7 @@ func (r *Relay) takeSlot(ctx context.Context, conn *wal.Conn, trouble *outage) (
 		r.Log.Info().Stringer("lsn", l.start).Str("slot", slot.Name).
 			Msg("no checkpoint is stored: taking the slot's position; rows committed before it are not published")
 		l.stored.LSN = checkpoint.LSN(l.start)
-		return l, r.Store.Save(ctx, &l.stored)
+		return l, r.Store.Save(ctx, &l.stored, "")
 	case begin, create:
 		return l, r.createSlot(ctx, l, decision == begin)
 	default:
@@ -240,7 +244,7 @@ func (r *Relay) createSlot(ctx context.Context, l *lead, again bool) error {
 	}
 	l.existing = r.ExistingRows
 	l.stored.State = checkpoint.ExistingRows
-	if err := r.Store.Save(ctx, &l.stored); err != nil {
+	if err := r.Store.Save(ctx, &l.stored, l.stored.Writer); err != nil {
 		return err
 	}
 	if again {
@@ -265,14 +269,14 @@ func (r *Relay) createSlot(ctx context.Context, l *lead, again bool) error {
 func (r *Relay) beginStreaming(ctx context.Context, l *lead) error {
 	l.stored.State = checkpoint.Streaming
 	l.stored.LSN = checkpoint.LSN(l.start)
-	return r.Store.Save(ctx, &l.stored)
+	return r.Store.Save(ctx, &l.stored, l.stored.Writer)
 }
 
 // newDecoder returns the decoder for this source, having held the tables' columns against the mapping.
 func (r *Relay) newDecoder(ctx context.Context, conn *wal.Conn) (*decode.Decoder, error) {
 	decoder, err := decode.New(decode.Options{
 		Tables: r.Tables,
-		Source: conn.System.ID + "/" + conn.System.Database + "/" + r.Source.Slot,
+		Source: sourceName(conn.System, r.Source.Slot),
 	})
 	if err != nil {
 		return nil, &hinted{err, "correct outbox in the configuration"}
@@ -288,6 +292,9 @@ func (r *Relay) newDecoder(ctx context.Context, conn *wal.Conn) (*decode.Decoder
 	}
 	return decoder, nil
 }
+
+// sourceName is the text of the tidemark-source header.
+func sourceName(s wal.System, slot string) string { return s.ID + "/" + s.Database + "/" + slot }
 
 func decodeColumns(columns []wal.Column) []decode.Column {
 	out := make([]decode.Column, len(columns))

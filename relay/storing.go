@@ -2,8 +2,9 @@ package relay
 
 import (
 	"context"
-	"errors"
+	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -20,71 +21,144 @@ type storing struct {
 	store  Store
 	writer string // names this term in the checkpoint
 
-	mu     sync.Mutex
+	mu     sync.Mutex // held while the store works
 	stored checkpoint.Checkpoint
+	cuts   []cut // oldest first
+
+	lsn atomic.Uint64 // stored.LSN; the reading goroutine may not wait for a disk
+}
+
+// cut says that events which commit later than behind lie at or beyond offsets, in every partition.
+type cut struct {
+	behind  pglogrepl.LSN
+	offsets checkpoint.Offsets
 }
 
 func newStoring(store Store, stored checkpoint.Checkpoint, writer string) *storing {
-	return &storing{store: store, stored: stored, writer: writer}
+	s := &storing{store: store, stored: stored, writer: writer}
+	s.lsn.Store(uint64(stored.LSN))
+	return s
 }
 
 // confirmable returns the LSN that is stored, which is what may be told to Postgres.
-func (s *storing) confirmable() pglogrepl.LSN {
+func (s *storing) confirmable() pglogrepl.LSN { return pglogrepl.LSN(s.lsn.Load()) }
+
+func (s *storing) current() checkpoint.Checkpoint {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return pglogrepl.LSN(s.stored.LSN)
+	return s.stored
 }
 
-// errTakenOver says that another process has moved the checkpoint since this one read it.
-var errTakenOver = errors.New("another process has published from this slot meanwhile")
-
-// claim writes this term's name into the checkpoint, if it is still the one that was read.
-func (s *storing) claim(ctx context.Context) error {
-	current, err := s.store.Load(ctx)
-	if err != nil {
-		return err
-	}
+// change stores what edit makes of the stored checkpoint. The maps in it are shared: edit replaces them.
+func (s *storing) change(ctx context.Context, edit func(*checkpoint.Checkpoint)) error {
 	s.mu.Lock()
-	stored := s.stored
-	s.mu.Unlock()
-	if current == nil || current.LSN != stored.LSN || current.Writer != stored.Writer {
-		return errTakenOver
-	}
-	if stored.Writer == s.writer {
-		return nil
-	}
-	stored.Writer = s.writer
-	return s.replace(ctx, stored)
-}
-
-// advance stores mark.
-func (s *storing) advance(ctx context.Context, mark checkpoint.Mark) error {
-	s.mu.Lock()
+	defer s.mu.Unlock()
 	next := s.stored
-	s.mu.Unlock()
-	if mark.End <= pglogrepl.LSN(next.LSN) || next.State != checkpoint.Streaming {
-		return nil
-	}
-	next.LSN = checkpoint.LSN(mark.End)
-	if mark.Events > 0 {
-		next.Position = decode.Position{Commit: mark.Commit, Index: mark.Events - 1}.String()
-	}
-	return s.replace(ctx, next)
-}
-
-func (s *storing) replace(ctx context.Context, next checkpoint.Checkpoint) error {
+	edit(&next)
 	next.WrittenAt = time.Now().UTC()
-	if err := s.store.Save(ctx, &next); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	if err := s.store.Save(ctx, &next, s.stored.Writer); err != nil {
 		return err
 	}
-	s.mu.Lock()
 	s.stored = next
-	s.mu.Unlock()
+	s.lsn.Store(uint64(next.LSN))
 	return nil
+}
+
+// claim makes this term the checkpoint's holder, if the one that was read still is, and notes under which id it
+// produces. It must be stored before the first event leaves: a successor fences the producers that it finds here.
+func (s *storing) claim(ctx context.Context, producer int64) error {
+	return s.change(ctx, func(c *checkpoint.Checkpoint) {
+		c.Writer = s.writer
+		c.Producers = []int64{producer}
+	})
+}
+
+// cover stores from which offset on events may lie in topics that had none so far. It must be stored before the first
+// event goes there: a successor looks for what we left behind in these topics and nowhere else.
+func (s *storing) cover(ctx context.Context, topics map[string]topicBase) error {
+	current := s.current()
+	maps.DeleteFunc(topics, func(name string, base topicBase) bool {
+		_, covered := current.Offsets[name]
+		return covered && current.TopicIDs[name] == base.id
+	})
+	if len(topics) == 0 {
+		return nil
+	}
+	return s.change(ctx, func(c *checkpoint.Checkpoint) {
+		c.Offsets, c.TopicIDs = maps.Clone(c.Offsets), maps.Clone(c.TopicIDs)
+		if c.Offsets == nil {
+			c.Offsets = checkpoint.Offsets{}
+		}
+		if c.TopicIDs == nil {
+			c.TopicIDs = map[string]string{}
+		}
+		for name, base := range topics {
+			c.Offsets[name], c.TopicIDs[name] = base.ends, base.id
+		}
+	})
+}
+
+type topicBase struct {
+	id   string
+	ends map[int32]int64
+}
+
+// cutAt notes a cut. Of two cuts behind the same commit, the later one is the better.
+func (s *storing) cutAt(behind pglogrepl.LSN, offsets checkpoint.Offsets) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.cuts); n > 0 && s.cuts[n-1].behind == behind {
+		s.cuts[n-1].offsets = offsets
+		return
+	}
+	s.cuts = append(s.cuts, cut{behind, offsets})
+}
+
+// advance stores mark, with the offsets of the latest cut that it has passed.
+func (s *storing) advance(ctx context.Context, mark checkpoint.Mark) error {
+	current := s.current()
+	if mark.End <= pglogrepl.LSN(current.LSN) || current.State != checkpoint.Streaming {
+		return nil
+	}
+	return s.change(ctx, func(c *checkpoint.Checkpoint) {
+		c.LSN = checkpoint.LSN(mark.End)
+		if mark.Events > 0 {
+			c.Position = decode.Position{Commit: mark.Commit, Index: mark.Events - 1}.String()
+		}
+		for len(s.cuts) > 0 && s.cuts[0].behind < mark.End {
+			c.Offsets = overlay(c.Offsets, s.cuts[0].offsets)
+			s.cuts = s.cuts[1:]
+		}
+	})
+}
+
+// overlay returns old with what is newer put over it.
+func overlay(old, newer checkpoint.Offsets) checkpoint.Offsets {
+	out := make(checkpoint.Offsets, len(old))
+	for topic, partitions := range old {
+		out[topic] = partitions
+	}
+	for topic, partitions := range newer {
+		merged := maps.Clone(out[topic])
+		if merged == nil {
+			merged = make(map[int32]int64, len(partitions))
+		}
+		maps.Copy(merged, partitions)
+		out[topic] = merged
+	}
+	return out
 }
 
 // save stores what is safe by now.
 func (p *path) save(ctx context.Context) error {
+	// The order matters: what is handed over after the last line lands behind the ends that the one before has seen.
+	if landed := p.flying.landed.Load(); landed != p.cutLanded {
+		p.cutLanded = landed
+		ends := checkpoint.Offsets(p.pub.Ends())
+		p.store.cutAt(pglogrepl.LSN(p.handedCommit.Load()), ends)
+	}
 	if err := p.store.advance(ctx, p.tracker.Safe()); err != nil {
 		return err
 	}

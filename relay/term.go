@@ -63,7 +63,7 @@ func (p *path) sessions(l *lead) error {
 			if cause := context.Cause(p.ctx); cause != nil {
 				return cause
 			}
-			if !passes(err) || errors.Is(err, errTakenOver) {
+			if !passes(err) || checkpoint.IsTakenOver(err) {
 				return err
 			}
 			p.disconnect()
@@ -84,15 +84,69 @@ func (p *path) session(l *lead, trouble *outage) error {
 		return err
 	}
 	p.reader = reader
-	// The slot is ours from here on. If the checkpoint has moved between its reading and now, another process has been
-	// at work, and what we know of the stream is of no use any more.
-	if err := p.store.claim(p.ctx); err != nil {
+	if err := p.resume(l); err != nil { // the slot is ours from here on
 		return err
 	}
 	trouble.healed()
 	p.status.stream()
 	p.Log.Info().Stringer("lsn", l.stored.LSN).Str("slot", p.Source.Slot).Msg("streaming")
 	return p.stream()
+}
+
+// resume takes over from whoever was here before: it makes sure that nothing of theirs is still under way, learns what they
+// have published beyond the checkpoint, and makes the checkpoint ours. Before that nothing is published. A path does it
+// once; when only the connection to the source is new, our own producer has gone on.
+func (p *path) resume(l *lead) error {
+	if p.resumed {
+		return nil
+	}
+	tail := publish.Tail{
+		Source: sourceName(l.conn.System, p.Source.Slot), Since: pglogrepl.LSN(l.stored.LSN),
+		Offsets: l.stored.Offsets, TopicIDs: l.stored.TopicIDs, Producers: l.stored.Producers,
+		Progress: func(read, of int64) {
+			p.Log.Info().Int64("read", read).Int64("of", of).Msg("reading what was published beyond the checkpoint")
+		},
+	}
+	err := p.aside(func(ctx context.Context) error {
+		trouble := newOutage(p.Log, "Kafka is not ready, nothing is published yet")
+		for {
+			err := p.takeOver(ctx, tail)
+			if err == nil {
+				trouble.healed()
+				return nil
+			}
+			if checkpoint.IsTakenOver(err) {
+				return err
+			}
+			p.status.fail(err)
+			if trouble.wait(ctx, err) != nil {
+				return err
+			}
+		}
+	})
+	p.resumed = err == nil
+	return err
+}
+
+func (p *path) takeOver(ctx context.Context, tail publish.Tail) error {
+	producer, err := p.pub.ProducerID(ctx)
+	if err != nil {
+		return err
+	}
+	if p.ResumeDedupe {
+		present, unfenced, err := p.pub.Resume(ctx, tail)
+		if err != nil {
+			return err
+		}
+		if unfenced != nil {
+			p.Log.Warn().Err(unfenced).Msg("the broker does not let us fence the predecessor's producer (it takes the right to alter the cluster): what it still has under way may arrive twice")
+		}
+		if present.Len() > 0 {
+			p.Log.Info().Int("events", present.Len()).Msg("events beyond the checkpoint are in Kafka already and will not be published again")
+			p.present = present
+		}
+	}
+	return p.store.claim(ctx, producer)
 }
 
 // disconnect gives up the connection to the source; what was handed over stays in flight.
@@ -143,6 +197,9 @@ func (p *path) drain(err error) error {
 
 // publishExisting publishes the rows that were there before the slot, and then stores that the stream begins.
 func (p *path) publishExisting(l *lead) error {
+	if err := p.resume(l); err != nil {
+		return err
+	}
 	snapshot, err := l.conn.OpenSnapshot(p.ctx, l.snapshot)
 	if err != nil {
 		return err
@@ -195,7 +252,11 @@ func (p *path) publishExisting(l *lead) error {
 		return fmt.Errorf("publish the existing rows: safe is %s, want %s", mark.End, l.start)
 	}
 	p.Log.Info().Uint64("events", n).Msg("the rows that were there before the slot are in Kafka")
-	l.stored.State = checkpoint.Streaming
-	l.stored.LSN = checkpoint.LSN(l.start)
-	return p.store.replace(p.ctx, l.stored)
+	p.present, p.handedAny = nil, false
+	err = p.store.change(p.ctx, func(c *checkpoint.Checkpoint) {
+		c.State = checkpoint.Streaming
+		c.LSN = checkpoint.LSN(l.start)
+	})
+	l.stored = p.store.current()
+	return err
 }

@@ -1,0 +1,381 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
+
+	"github.com/tidemark/tidemark/decode"
+)
+
+// Tail says which records a predecessor may have left behind its checkpoint.
+type Tail struct {
+	Source    string        // text of the tidemark-source header of our records
+	Since     pglogrepl.LSN // the checkpoint's: events that commit before it are of no interest; 0 takes ids as well
+	Offsets   map[string]map[int32]int64
+	TopicIDs  map[string]string // a topic that was deleted and created again is read from its start
+	Producers []int64           // the producers that may have written since
+	Progress  func(read, of int64)
+}
+
+// Present is the exact set of events beyond a checkpoint that are in Kafka. It is a set and not a largest position: an
+// event that was rejected, or went to another partition, may be missing although a later one is there.
+type Present struct {
+	positions map[string]map[pglogrepl.LSN]bitmap // topic, commit LSN, index in the transaction
+	ids       map[string]map[string]bool          // topic, id: of rows that were there before the slot
+	since     pglogrepl.LSN
+	last      decode.Position
+	count     int
+}
+
+type bitmap []uint64
+
+func (b bitmap) has(i uint32) bool { return int(i/64) < len(b) && b[i/64]&(1<<(i%64)) != 0 }
+
+func (b bitmap) with(i uint32) bitmap {
+	for int(i/64) >= len(b) {
+		b = append(b, 0)
+	}
+	b[i/64] |= 1 << (i % 64)
+	return b
+}
+
+// Len returns how many events the set holds.
+func (s *Present) Len() int { return s.count }
+
+// Since returns the checkpoint's LSN that the set was read for; 0 for the rows that were there before the slot.
+func (s *Present) Since() pglogrepl.LSN { return s.since }
+
+// Last returns the largest position in the set; beyond it, nothing is.
+func (s *Present) Last() decode.Position { return s.last }
+
+// Has reports whether the event is in Kafka already.
+func (s *Present) Has(ev *decode.Event) bool {
+	if ev.Position.Commit < firstLSN {
+		return s.ids[ev.Topic][ev.ID]
+	}
+	return s.positions[ev.Topic][ev.Position.Commit].has(ev.Position.Index)
+}
+
+// firstLSN is where the first log of any cluster begins. Smaller positions belong to rows that were there before the
+// slot: they are numbered anew if that phase is interrupted, so they are known by their ids.
+const firstLSN pglogrepl.LSN = 0x1000000
+
+func (s *Present) add(topic, id string, pos decode.Position) {
+	s.count++
+	if pos.Commit < firstLSN {
+		if s.ids[topic] == nil {
+			s.ids[topic] = map[string]bool{}
+		}
+		s.ids[topic][id] = true
+		return
+	}
+	if s.positions[topic] == nil {
+		s.positions[topic] = map[pglogrepl.LSN]bitmap{}
+	}
+	s.positions[topic][pos.Commit] = s.positions[topic][pos.Commit].with(pos.Index)
+	if pos.Compare(s.last) > 0 {
+		s.last = pos
+	}
+}
+
+// ProducerID returns the id under which this publisher writes, asking the broker for one if there is none yet.
+func (p *Publisher) ProducerID(ctx context.Context) (int64, error) {
+	id, _, err := p.client.ProducerID(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("get a producer id: %w", err)
+	}
+	return id, nil
+}
+
+// Resume closes what a predecessor may still have under way, and then reads what it has left behind its checkpoint.
+// Only after that may anything be published: until it is fenced, a request of the predecessor that the broker has not
+// yet looked at could still bring events that the reading has missed.
+//
+// unfenced says why the broker did not let us fence, if it did not (it takes the right to alter the cluster).
+func (p *Publisher) Resume(ctx context.Context, tail Tail) (present *Present, unfenced, err error) {
+	client, err := p.options.reading()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer client.Close()
+	r := &tailReader{client: client, admin: kadm.NewClient(client), tail: tail, present: &Present{
+		positions: map[string]map[pglogrepl.LSN]bitmap{}, ids: map[string]map[string]bool{}, since: tail.Since,
+	}}
+	if len(tail.Offsets) == 0 {
+		return r.present, nil, nil
+	}
+	topics := make([]string, 0, len(tail.Offsets))
+	for topic := range tail.Offsets {
+		topics = append(topics, topic)
+	}
+	metadata, err := r.admin.Metadata(ctx, topics...)
+	if err != nil {
+		return nil, nil, fmt.Errorf("look up the topics of the checkpoint: %w", err)
+	}
+	for _, t := range metadata.Topics {
+		if t.Err != nil && !errors.Is(t.Err, kerr.UnknownTopicOrPartition) {
+			return nil, nil, fmt.Errorf("look up topic %s: %w", t.Topic, t.Err)
+		}
+	}
+	if err := p.fence(ctx, metadata.Topics, tail.Producers); err != nil {
+		if ctx.Err() != nil || kgo.IsRetryableBrokerErr(err) || kerr.IsRetriable(err) {
+			return nil, nil, err
+		}
+		unfenced = err
+	}
+	if err := r.plan(ctx, metadata.Topics); err != nil {
+		return nil, nil, err
+	}
+	return r.present, unfenced, r.read(ctx)
+}
+
+// reading returns a client that fetches by topic name: later versions of the request name topics by id.
+func (o *Options) reading() (*kgo.Client, error) {
+	opts, err := o.client()
+	if err != nil {
+		return nil, err
+	}
+	client, err := kgo.NewClient(append(opts, kgo.MaxVersions(kversion.V3_0_0()))...)
+	if err != nil {
+		return nil, fmt.Errorf("configure the Kafka client: %w", err)
+	}
+	return client, nil
+}
+
+// fence ends the given producers on every partition of the topics. It writes the marker with which an administrator
+// aborts a hanging transaction, under the highest epoch: from then on the broker rejects whatever else these producers
+// send, as coming from a fenced one. Consumers never see a marker; it takes up one offset.
+func (p *Publisher) fence(ctx context.Context, topics kadm.TopicDetails, producers []int64) error {
+	set := kadm.TopicsSet{}
+	for _, t := range topics {
+		if t.Err == nil {
+			set.Add(t.Topic, t.Partitions.Numbers()...)
+		}
+	}
+	if len(set) == 0 || len(producers) == 0 {
+		return nil
+	}
+	markers := make([]kadm.TxnMarkers, 0, len(producers))
+	for _, id := range producers {
+		markers = append(markers, kadm.TxnMarkers{ProducerID: id, ProducerEpoch: math.MaxInt16, Topics: set})
+	}
+	answers, err := p.admin.WriteTxnMarkers(ctx, markers...)
+	if err != nil {
+		return fmt.Errorf("fence the predecessor: %w", err)
+	}
+	for _, answer := range answers {
+		for _, topic := range answer.Topics {
+			for _, partition := range topic.Partitions {
+				switch {
+				case partition.Err == nil, errors.Is(partition.Err, kerr.InvalidProducerEpoch): // the latter: fenced already
+				case errors.Is(partition.Err, kerr.UnknownTopicOrPartition): // deleted meanwhile
+				default:
+					return fmt.Errorf("fence the predecessor in %s/%d: %w", topic.Topic, partition.Partition, partition.Err)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// tailReader reads the partitions of a tail from their offsets to their ends. It fetches for itself, because the end
+// of a partition can be a marker, an aborted or a compacted batch, which a consumer does not show.
+type tailReader struct {
+	client  *kgo.Client
+	admin   *kadm.Client
+	tail    Tail
+	present *Present
+
+	spans      []*span
+	total      int64
+	decompress kgo.Decompressor
+}
+
+// span is what is left to read of a partition.
+type span struct {
+	topic     string
+	partition int32
+	leader    int32
+	from, end int64
+}
+
+// plan decides what to read: each partition from the stored offset, or from its start where nothing is stored or what
+// is stored belongs to a topic that is no more.
+func (r *tailReader) plan(ctx context.Context, topics kadm.TopicDetails) error {
+	names := topics.Names()
+	starts, err := r.admin.ListStartOffsets(ctx, names...)
+	if err != nil {
+		return fmt.Errorf("look up the tail: %w", err)
+	}
+	ends, err := r.admin.ListEndOffsets(ctx, names...)
+	if err != nil {
+		return fmt.Errorf("look up the tail: %w", err)
+	}
+	for _, t := range topics {
+		if t.Err != nil {
+			continue // it is gone, and what was in it with it
+		}
+		stored := r.tail.Offsets[t.Topic]
+		if id := r.tail.TopicIDs[t.Topic]; id != "" && id != t.ID.String() {
+			stored = nil
+		}
+		for _, partition := range t.Partitions.Sorted() {
+			start, okStart := starts.Lookup(t.Topic, partition.Partition)
+			end, okEnd := ends.Lookup(t.Topic, partition.Partition)
+			if err := errors.Join(partition.Err, start.Err, end.Err); err != nil || !okStart || !okEnd {
+				return fmt.Errorf("look up the tail of %s/%d: %w", t.Topic, partition.Partition, err)
+			}
+			from := max(stored[partition.Partition], start.Offset)
+			if from > end.Offset { // the log is shorter than it was: what is there was written since
+				from = start.Offset
+			}
+			if from < end.Offset {
+				r.spans = append(r.spans, &span{t.Topic, partition.Partition, partition.Leader, from, end.Offset})
+				r.total += end.Offset - from
+			}
+		}
+	}
+	return nil
+}
+
+func (r *tailReader) read(ctx context.Context) error {
+	r.decompress = kgo.DefaultDecompressor()
+	said := time.Now()
+	for len(r.spans) > 0 {
+		// A round asks each leader for the spans that are left on it.
+		byLeader := map[int32][]*span{}
+		for _, s := range r.spans {
+			byLeader[s.leader] = append(byLeader[s.leader], s)
+		}
+		for leader, spans := range byLeader {
+			if err := r.fetch(ctx, leader, spans); err != nil {
+				return err
+			}
+		}
+		left := r.spans[:0]
+		var missing int64
+		for _, s := range r.spans {
+			if s.from < s.end {
+				left = append(left, s)
+				missing += s.end - s.from
+			}
+		}
+		r.spans = left
+		if r.tail.Progress != nil && time.Since(said) >= 5*time.Second {
+			said = time.Now()
+			r.tail.Progress(r.total-missing, r.total)
+		}
+	}
+	return nil
+}
+
+// One fetch brings at most these many bytes, but at least one batch.
+const (
+	fetchBytes          = 8 << 20
+	fetchPartitionBytes = 1 << 20
+)
+
+// fetch reads once from one broker and moves the spans on.
+func (r *tailReader) fetch(ctx context.Context, leader int32, spans []*span) error {
+	request := kmsg.NewPtrFetchRequest()
+	request.ReplicaID = -1
+	request.MaxWaitMillis = 500
+	request.MinBytes = 1
+	request.MaxBytes = fetchBytes
+	request.SessionEpoch = -1
+	byPartition := map[string]map[int32]*span{}
+	topics := map[string]*kmsg.FetchRequestTopic{}
+	for _, s := range spans {
+		t := topics[s.topic]
+		if t == nil {
+			topic := kmsg.NewFetchRequestTopic()
+			topic.Topic = s.topic
+			t = &topic
+			topics[s.topic], byPartition[s.topic] = t, map[int32]*span{}
+		}
+		partition := kmsg.NewFetchRequestTopicPartition()
+		partition.Partition, partition.FetchOffset, partition.PartitionMaxBytes = s.partition, s.from, fetchPartitionBytes
+		t.Partitions = append(t.Partitions, partition)
+		byPartition[s.topic][s.partition] = s
+	}
+	for _, t := range topics {
+		request.Topics = append(request.Topics, *t)
+	}
+	answer, err := r.client.Broker(int(leader)).RetriableRequest(ctx, request)
+	if err != nil {
+		return fmt.Errorf("read the tail from broker %d: %w", leader, err)
+	}
+	response := answer.(*kmsg.FetchResponse) //nolint:forcetypeassert // the answer to a fetch
+	if err := kerr.ErrorForCode(response.ErrorCode); err != nil {
+		return fmt.Errorf("read the tail from broker %d: %w", leader, err)
+	}
+	for _, t := range response.Topics {
+		for i := range t.Partitions {
+			s := byPartition[t.Topic][t.Partitions[i].Partition]
+			if s == nil {
+				continue // not asked for
+			}
+			if err := r.take(s, &t.Partitions[i]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// take notes the records of one answer. It is over when the offset after the last batch has reached the span's end.
+func (r *tailReader) take(s *span, answer *kmsg.FetchResponseTopicPartition) error {
+	fetched, next := kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{
+		Topic: s.topic, Partition: s.partition, Offset: s.from, KeepControlRecords: true,
+	}, answer, r.decompress, nil)
+	if errors.Is(fetched.Err, kerr.OffsetOutOfRange) && answer.LogStartOffset > s.from {
+		s.from = min(answer.LogStartOffset, s.end) // retention was quicker
+		return nil
+	}
+	if fetched.Err != nil {
+		return fmt.Errorf("read the tail of %s/%d at %d: %w", s.topic, s.partition, s.from, fetched.Err)
+	}
+	for _, record := range fetched.Records {
+		if record.Offset >= s.from && !record.Attrs.IsControl() {
+			r.note(record)
+		}
+	}
+	s.from = max(s.from, next)
+	return nil
+}
+
+// note adds the record to the set if it is one of this source's events, and not one that was published again on
+// purpose.
+func (r *tailReader) note(record *kgo.Record) {
+	var source, position, id string
+	for _, h := range record.Headers {
+		switch h.Key {
+		case "tidemark-source":
+			source = string(h.Value)
+		case "tidemark-position":
+			position = string(h.Value)
+		case "id", "ce_id":
+			id = string(h.Value)
+		case "tidemark-replay":
+			return
+		}
+	}
+	if source != r.tail.Source {
+		return
+	}
+	pos, err := decode.ParsePosition(position)
+	if err != nil || (pos.Commit < r.tail.Since && (r.tail.Since != 0 || pos.Commit >= firstLSN)) {
+		return
+	}
+	r.present.add(record.Topic, id, pos)
+}

@@ -12,21 +12,12 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tidemark/tidemark/devstack"
+	"github.com/tidemark/tidemark/devstack/stacktest"
 )
-
-// needKafka skips the test where there is no Java or Maven. stacktest.Require is not for us: it imports devstack.
-func needKafka(t *testing.T) {
-	t.Helper()
-	if err := devstack.HaveKafka(); err != nil {
-		if strings.Contains(os.Getenv("TIDEMARK_TEST_REQUIRE"), "kafka") {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
-}
 
 func startKafka(t *testing.T, opts devstack.KafkaOptions) *devstack.Kafka {
 	t.Helper()
+	stacktest.Require(t, "kafka", devstack.HaveKafka())
 	opts.Progress = func(line string) { t.Log(line) }
 	kafka, err := devstack.StartKafka(t.Context(), opts)
 	if err != nil {
@@ -75,7 +66,6 @@ func TestKafkaOfThreeBrokersSurvivesTheLossOfOne(t *testing.T) {
 	if testing.Short() {
 		t.Skip("three Java processes")
 	}
-	needKafka(t)
 	kafka := startKafka(t, devstack.KafkaOptions{Brokers: 3})
 	client, err := kgo.NewClient(kgo.SeedBrokers(kafka.Brokers()...))
 	if err != nil {
@@ -97,12 +87,11 @@ func TestKafkaOfThreeBrokersSurvivesTheLossOfOne(t *testing.T) {
 	consume(t, kafka.Brokers()[:1], "kept", 3)
 }
 
-func TestKafkaDirOfTheCallerIsKeptAndTakenUpAgain(t *testing.T) {
+func TestKafkaDirOfTheCallerIsTakenUpAgainBehindAProxy(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("two starts of Kafka")
 	}
-	needKafka(t)
 	dir := t.TempDir()
 	kafka := startKafka(t, devstack.KafkaOptions{Dir: dir})
 	client, err := kgo.NewClient(kgo.SeedBrokers(kafka.Brokers()...))
@@ -117,28 +106,25 @@ func TestKafkaDirOfTheCallerIsKeptAndTakenUpAgain(t *testing.T) {
 	if err := kafka.Close(); err != nil {
 		t.Fatal(err)
 	}
-	kafka = startKafka(t, devstack.KafkaOptions{Dir: dir})
-	consume(t, kafka.Brokers(), "kept", 1)
-}
-
-func TestKafkaSendsClientsToTheAdvertisedPort(t *testing.T) {
-	t.Parallel()
-	needKafka(t)
-	kafka := startKafka(t, devstack.KafkaOptions{AdvertisedPort: 1})
-	client, err := kgo.NewClient(kgo.SeedBrokers(kafka.Brokers()...))
+	// The second time with a proxy in front, which has to be there before it knows where it leads.
+	proxy := startProxy(t, "")
+	kafka = startKafka(t, devstack.KafkaOptions{Dir: dir, AdvertisedPort: proxy.Port()})
+	proxy.Redirect(kafka.Brokers()[0])
+	consume(t, []string{proxy.Addr()}, "kept", 1)
+	through, err := kgo.NewClient(kgo.SeedBrokers(kafka.Brokers()...))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer client.Close()
-	brokers, err := kadm.NewClient(client).ListBrokers(t.Context())
-	if err != nil || len(brokers) != 1 || brokers[0].Port != 1 {
-		t.Errorf("brokers %v, %v", brokers, err)
+	defer through.Close()
+	brokers, err := kadm.NewClient(through).ListBrokers(t.Context())
+	if err != nil || len(brokers) != 1 || int(brokers[0].Port) != proxy.Port() {
+		t.Errorf("brokers %v, %v; want the port %d", brokers, err, proxy.Port())
 	}
 }
 
 func TestKafkaFailureQuotesItsLog(t *testing.T) {
 	t.Parallel()
-	needKafka(t)
+	stacktest.Require(t, "kafka", devstack.HaveKafka())
 	_, err := devstack.StartKafka(t.Context(), devstack.KafkaOptions{Settings: map[string]string{"num.partitions": "many"}})
 	if err == nil || !strings.Contains(err.Error(), "num.partitions") {
 		t.Errorf("got %v", err)
@@ -147,7 +133,6 @@ func TestKafkaFailureQuotesItsLog(t *testing.T) {
 
 func TestKafkaKeepsRecords(t *testing.T) {
 	t.Parallel()
-	needKafka(t)
 	kafka := startKafka(t, devstack.KafkaOptions{})
 	client, err := kgo.NewClient(kgo.SeedBrokers(kafka.Brokers()...))
 	if err != nil {

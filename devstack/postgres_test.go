@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tidemark/tidemark/devstack"
+	"github.com/tidemark/tidemark/devstack/stacktest"
 )
 
 // victimEnv makes this test binary the owner of a server that waits to be killed.
@@ -249,25 +250,40 @@ func TestPostgresFailureQuotesItsLog(t *testing.T) {
 	}
 }
 
-// victim starts a server, says where, and waits for its death.
+// victim starts a server, says where, and waits for its own death.
 func victim(kind string) {
-	pg, err := devstack.StartPostgres(context.Background(), devstack.PostgresOptions{})
-	if err == nil && kind == "paused" {
-		err = pg.Pause()
+	var dir string
+	var err error
+	if kind == "kafka" {
+		var kafka *devstack.Kafka
+		if kafka, err = devstack.StartKafka(context.Background(), devstack.KafkaOptions{}); err == nil {
+			dir = kafka.Dir()
+		}
+	} else {
+		var pg *devstack.Postgres
+		if pg, err = devstack.StartPostgres(context.Background(), devstack.PostgresOptions{}); err == nil {
+			dir = pg.Dir()
+			if kind == "paused" {
+				err = pg.Pause()
+			}
+		}
 	}
 	if err != nil {
 		fmt.Println("error:", err)
 		os.Exit(1)
 	}
-	fmt.Println(pg.Dir())
+	fmt.Println(dir)
 	select {}
 }
 
-func TestPostgresDiesWithItsKilledOwner(t *testing.T) {
+func TestServerDiesWithItsKilledOwner(t *testing.T) {
 	t.Parallel()
-	for _, kind := range []string{"running", "paused"} {
+	for _, kind := range []string{"running", "paused", "kafka"} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
+			if kind == "kafka" {
+				stacktest.Require(t, "kafka", devstack.HaveKafka())
+			}
 			owner := exec.CommandContext(t.Context(), os.Args[0])
 			owner.Env = append(os.Environ(), victimEnv+"="+kind)
 			output, err := owner.StdoutPipe()
@@ -297,7 +313,10 @@ func TestPostgresDiesWithItsKilledOwner(t *testing.T) {
 					t.Fatalf("processes left: %v", processesOf(t, dir))
 				}
 			}
-			// The next server of anybody removes what the dead owner left.
+			// The next server of the kind removes what the dead owner left.
+			if kind == "kafka" {
+				return // which would take a start of Kafka to show
+			}
 			startPostgres(t, devstack.PostgresOptions{})
 			if _, err := os.Stat(dir); !os.IsNotExist(err) {
 				t.Errorf("directory left: %v", err)

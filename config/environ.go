@@ -28,11 +28,15 @@ type step struct {
 // readEnviron returns the settings of the environment, sorted so that the entries of a list come in their order. What
 // is wrong is noted in found; what only looks wrong is returned as warnings.
 func readEnviron(environ []string, found *problems) (settings []setting, warnings []string) {
+	known := make([]string, 0, 64)
+	for _, k := range variables() {
+		known = append(known, variableOf(k))
+	}
 	environ = slices.Sorted(slices.Values(environ)) // messages in the same order each time
 	for _, variable := range environ {
 		name, text, _ := strings.Cut(variable, "=")
 		if !strings.HasPrefix(name, prefix) {
-			if meant := nearMiss(name); meant != "" {
+			if meant := nearMiss(name, known); meant != "" {
 				warnings = append(warnings, fmt.Sprintf("the variable %s is ignored; is %s meant?", name, meant))
 			}
 			continue
@@ -179,11 +183,10 @@ func nearestVariable(unknown string) string {
 }
 
 // nearMiss returns the variable that is meant by one with a wrong prefix, or "" if none is surely meant.
-func nearMiss(name string) string {
+func nearMiss(name string, known []string) string {
 	const surely = 2
 	name = entryZero(strings.ToUpper(name))
-	for _, k := range variables() {
-		v := variableOf(k)
+	for _, v := range known {
 		if longer := len(name) - len(v); -surely <= longer && longer <= surely && distance(name, v) <= surely {
 			return v
 		}

@@ -149,7 +149,7 @@ func TestFileChangesWhatItNamesAndNothingElse(t *testing.T) {
 	c := mustLoad(t, `
 source:
   slot: orders_2
-  failover: true
+  failover: True
   wal_budget: 1GB
   status_interval:
 kafka:
@@ -375,9 +375,29 @@ func TestProblems(t *testing.T) {
 			[]string{dsn},
 			[]string{`config.yaml:1: kafka.sasl.mechanism: "scram-sha-256" is none of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER; the nearest is SCRAM-SHA-256`},
 		},
-		"listen":         {"http: {listen: 8642}", []string{dsn}, []string{`config.yaml:1: http.listen: "8642" is not host:port such as 127.0.0.1:8642 or :8642; "" turns it off`}},
-		"dead letter to": {"delivery: {on_poison: dead_letter, dead_letter_topic: ''}", []string{dsn}, []string{"config.yaml:1: delivery.dead_letter_topic: is required with delivery.on_poison: dead_letter"}},
-		"no path":        {"checkpoint: {path: ''}", []string{dsn}, []string{"config.yaml:1: checkpoint.path: is required with checkpoint.store: file"}},
+		"no token":        {"kafka: {sasl: {mechanism: OAUTHBEARER}}", []string{dsn}, []string{"kafka.sasl.token: is required for OAUTHBEARER"}},
+		"no buffer":       {"kafka: {max_buffered_bytes: 0}", []string{dsn}, []string{"config.yaml:1: kafka.max_buffered_bytes: must be more than 0"}},
+		"no name":         {"source: {publication: ''}", []string{dsn}, []string{`config.yaml:1: source.publication: "" is no name; Postgres wants 1 to 63 bytes`}},
+		"blank dsn":       {"source: {dsn: ' '}", nil, []string{"config.yaml:1: source.dsn: is required; set it in config.yaml or as TIDEMARK_SOURCE_DSN, such as postgres://user:password@host:5432/database"}},
+		"no topic name":   {"delivery: {dead_letter_topic: ..}", []string{dsn}, []string{`config.yaml:1: delivery.dead_letter_topic: ".." is no topic name; Kafka wants 1 to 249 of a-z, A-Z, 0-9, '.', '_' and '-'`}},
+		"only choice":     {"delivery: {mode: twice}", []string{dsn}, []string{`config.yaml:1: delivery.mode: "twice" is unknown; the only choice is at_least_once`}},
+		"no id":           {"outbox: [{table: a.b, columns: {id: ''}}]", []string{dsn}, []string{"config.yaml:1: outbox[0].columns.id: is required; which column holds it?"}},
+		"names with dots": {"outbox: [{table: a.b.c}]", []string{dsn}, []string{`config.yaml:1: outbox[0].table: "a.b.c" is not schema.name`}},
+		"no key":          {"? [a]\n: b", []string{dsn}, []string{"config.yaml:1: a key must be text"}},
+		"lists for scalars": {
+			"source: {create: [], status_interval: [], wal_budget: {}}\nkafka: {create_topics: {partitions: []}}",
+			[]string{dsn},
+			[]string{
+				"config.yaml:1: source.create: must be true or false, not a list",
+				"config.yaml:1: source.status_interval: must be a duration such as 200ms, not a list",
+				"config.yaml:1: source.wal_budget: must be a size such as 32MiB, not a section with keys of its own",
+				"config.yaml:2: kafka.create_topics.partitions: must be a number, not a list",
+			},
+		},
+		"listen on a named port": {"http: {listen: 'a:http'}", []string{dsn}, []string{`config.yaml:1: http.listen: "a:http" is not host:port such as 127.0.0.1:8642 or :8642; "" turns it off`}},
+		"listen":                 {"http: {listen: 8642}", []string{dsn}, []string{`config.yaml:1: http.listen: "8642" is not host:port such as 127.0.0.1:8642 or :8642; "" turns it off`}},
+		"dead letter to":         {"delivery: {on_poison: dead_letter, dead_letter_topic: ''}", []string{dsn}, []string{"config.yaml:1: delivery.dead_letter_topic: is required with delivery.on_poison: dead_letter"}},
+		"no path":                {"checkpoint: {path: ''}", []string{dsn}, []string{"config.yaml:1: checkpoint.path: is required with checkpoint.store: file"}},
 		"password that YAML takes for an alias": {
 			"kafka: {sasl: {password: *hunter2 }}",
 			[]string{dsn},

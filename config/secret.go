@@ -24,10 +24,8 @@ func (s Secret) String() string {
 	return redacted
 }
 
-// GoString returns String, quoted.
-func (s Secret) GoString() string { return fmt.Sprintf("%q", s.String()) }
-
-// Format prints String or GoString, whatever the verb: fmt prints the text itself for a verb that it finds unfit.
+// Format prints String, quoted for %q and %#v. It is there for all the other verbs: fmt prints the text itself where it
+// finds a verb unfit.
 func (s Secret) Format(w fmt.State, verb rune) { formatRedacted(w, verb, s.String()) }
 
 // MarshalText returns String. JSON, YAML and the structured loggers use it.
@@ -55,9 +53,6 @@ func (d DSN) cutScheme() (scheme, rest string, ok bool) {
 
 // String returns Redacted.
 func (d DSN) String() string { return d.Redacted() }
-
-// GoString returns Redacted, quoted.
-func (d DSN) GoString() string { return fmt.Sprintf("%q", d.Redacted()) }
 
 // Format prints Redacted, whatever the verb.
 func (d DSN) Format(w fmt.State, verb rune) { formatRedacted(w, verb, d.Redacted()) }

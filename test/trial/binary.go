@@ -1,0 +1,76 @@
+// Package trial holds the pieces of an end-to-end trial: the built binary as a child process, writers that commit in
+// every way that has cost some relay its rows, and the table, slot, topics and ledger that belong together. The tests of
+// test/ and the fault suite of test/trials put them together.
+//
+// The one rule: tidemark is driven from outside, as a user or a service manager drives it: configuration, signals, exit
+// status, output and HTTP.
+package trial
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// BinaryEnv names a tidemark that is to be tried instead of one that is built from the checkout.
+	BinaryEnv = "TIDEMARK_TEST_BINARY"
+	// RaceEnv, if it is not empty, has the binary built with the race detector.
+	RaceEnv = "TIDEMARK_TEST_RACE"
+)
+
+// Build builds tidemark and returns the path of the binary, in a directory that vanishes with this process, however it
+// ends.
+func Build(ctx context.Context) (string, error) {
+	if path := os.Getenv(BinaryEnv); path != "" {
+		return filepath.Abs(path)
+	}
+	dir, err := os.MkdirTemp("", "tidemark-binary-")
+	if err != nil {
+		return "", fmt.Errorf("build tidemark: %w", err)
+	}
+	if err := removeAfterUs(ctx, dir); err != nil {
+		return "", errors.Join(err, os.RemoveAll(dir))
+	}
+	root, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/tidemark/tidemark").Output()
+	if err != nil {
+		return "", fmt.Errorf("find the module: %w", err)
+	}
+	path := filepath.Join(dir, "tidemark")
+	args := []string{"build", "-o", path}
+	if os.Getenv(RaceEnv) != "" {
+		args = append(args, "-race")
+	}
+	build := exec.CommandContext(ctx, "go", append(args, ".")...)
+	build.Dir = strings.TrimSpace(string(root))
+	if output, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build tidemark: %w\n%s", err, output)
+	}
+	return path, nil
+}
+
+// removeAfterUs starts a process that waits until we are gone and then removes dir. Nothing in this process could do it
+// after a SIGKILL, and nothing in a test binary after its last test.
+func removeAfterUs(ctx context.Context, dir string) error {
+	ours, theirs, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("make a pipe: %w", err)
+	}
+	// The shell must outlive ctx, and a Ctrl-C.
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), "/bin/sh", "-c", `trap '' INT TERM HUP; read _; rm -rf -- "$0"`, dir)
+	cmd.Stdin = ours
+	if err := cmd.Start(); err != nil {
+		return errors.Join(fmt.Errorf("start the remover of %s: %w", dir, err), ours.Close(), theirs.Close())
+	}
+	// A copy that no garbage collection closes, and no other child inherits.
+	if _, err := unix.FcntlInt(theirs.Fd(), unix.F_DUPFD_CLOEXEC, 0); err != nil {
+		return errors.Join(fmt.Errorf("keep the pipe of the remover of %s: %w", dir, err), ours.Close(), theirs.Close())
+	}
+	return errors.Join(ours.Close(), theirs.Close(), cmd.Process.Release())
+}

@@ -1,0 +1,176 @@
+package trial
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/tidemark/tidemark/test/ledger"
+)
+
+// Kind is a way to fill a transaction.
+type Kind func(*Transaction) error
+
+// Mixed is every kind, the short ones more often.
+func Mixed() []Kind {
+	return []Kind{Single, Single, Single, Few, Few, MultiRow, Copy, Long, Savepoints}
+}
+
+// Single inserts one row.
+func Single(t *Transaction) error { return t.insert(1) }
+
+// Few inserts some rows, one statement each, into several keys.
+func Few(t *Transaction) error { return t.insert(2 + t.w.rng.IntN(8)) }
+
+// MultiRow inserts some rows with one statement.
+func MultiRow(t *Transaction) error { return t.multiRow(2 + t.w.rng.IntN(30)) }
+
+// Copy inserts rows with COPY, which logs many of them in one record, under one LSN.
+func Copy(t *Transaction) error { return t.copy(10 + t.w.rng.IntN(60)) }
+
+// Bulk is a COPY of a thousand rows, for filling a table.
+func Bulk(t *Transaction) error { return t.copy(1000) }
+
+// Long takes its time, so that other transactions begin and commit within it.
+func Long(t *Transaction) error {
+	for range 2 + t.w.rng.IntN(3) {
+		if err := t.insert(1 + t.w.rng.IntN(3)); err != nil {
+			return err
+		}
+		t.w.rest(time.Duration(20+t.w.rng.IntN(150)) * time.Millisecond)
+	}
+	return nil
+}
+
+// Savepoints rolls a part of it back.
+func Savepoints(t *Transaction) error {
+	steps := []struct {
+		sql    string
+		insert int
+		gone   bool
+	}{
+		{"", 1, false}, {"savepoint a", 2, true}, {"rollback to savepoint a", 1, false}, {"savepoint b", 2, false}, {"release savepoint b", 1, false},
+	}
+	for _, step := range steps {
+		if step.sql != "" {
+			if err := t.w.exec(step.sql); err != nil {
+				return err
+			}
+		}
+		from := len(t.w.open)
+		if err := t.insert(step.insert); err != nil {
+			return err
+		}
+		if step.gone {
+			t.w.ledger.Tell(ledger.RolledBack, t.w.open[from:]...)
+			t.w.open = t.w.open[:from]
+		}
+	}
+	return nil
+}
+
+// Transaction is an open transaction that a Kind fills.
+type Transaction struct {
+	w      *writer
+	own    []target
+	shared []target
+	next   int // walks over the keys
+}
+
+// row is one that is about to be inserted.
+type row struct {
+	id            string
+	aggregate     string
+	key           string
+	kind, payload string
+}
+
+// rows registers n rows and waits until it is their time.
+func (t *Transaction) rows(n int) []row {
+	t.w.rest(t.w.pace.delay(n))
+	t.w.rows.Add(int64(n))
+	out := make([]row, n)
+	for i := range out {
+		key := t.key()
+		payload := t.payload()
+		e := t.w.ledger.Register(key.number, []byte(payload))
+		t.w.open = append(t.w.open, e)
+		out[i] = row{id: t.w.ledger.ID(e), aggregate: key.aggregate, key: key.key, kind: "written", payload: payload}
+	}
+	return out
+}
+
+// key chooses the key of a row: those that are locked for this transaction now and then, else one of the writer's own.
+func (t *Transaction) key() target {
+	if len(t.shared) > 0 && t.w.rng.IntN(3) == 0 {
+		t.next++
+		return t.shared[t.next%len(t.shared)]
+	}
+	return t.own[t.w.rng.IntN(len(t.own))]
+}
+
+// payload makes a JSON object in the form in which Postgres prints it, so that the record's value can be compared.
+func (t *Transaction) payload() string {
+	const text = "the quick brown fox jumps over the lazy dog, and whoever watches it compresses well; "
+	head := fmt.Sprintf(`{"n": %d, "pad": "`, t.w.rng.Uint32())
+	size := max(0, t.w.load.Size(t.w.rng)-len(head)-2)
+	var b strings.Builder
+	b.Grow(len(head) + size + 2)
+	b.WriteString(head)
+	for size > 0 {
+		part := text[:min(size, len(text))]
+		b.WriteString(part)
+		size -= len(part)
+	}
+	b.WriteString(`"}`)
+	return b.String()
+}
+
+const columns = "id, aggregatetype, aggregateid, type, payload"
+
+func (t *Transaction) insert(n int) error {
+	for range n {
+		r := t.rows(1)[0]
+		if err := t.w.exec("insert into outbox ("+columns+") values ($1, $2, $3, $4, $5)", r.id, r.aggregate, r.key, r.kind, r.payload); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *Transaction) multiRow(n int) error {
+	var sql strings.Builder
+	sql.WriteString("insert into outbox (" + columns + ") values ")
+	var args []any
+	for i, r := range t.rows(n) {
+		if i > 0 {
+			sql.WriteString(", ")
+		}
+		fmt.Fprintf(&sql, "($%d, $%d, $%d, $%d, $%d)", 5*i+1, 5*i+2, 5*i+3, 5*i+4, 5*i+5)
+		args = append(args, r.id, r.aggregate, r.key, r.kind, r.payload)
+	}
+	_, err := t.w.conn.Exec(t.w.ctx, sql.String(), append([]any{pgx.QueryExecModeExec}, args...)...)
+	if err != nil {
+		return fmt.Errorf("insert %d rows: %w", n, err)
+	}
+	return nil
+}
+
+func (t *Transaction) copy(n int) error {
+	rows := t.rows(n)
+	_, err := t.w.conn.CopyFrom(t.w.ctx, pgx.Identifier{"outbox"}, strings.Split(columns, ", "), pgx.CopyFromSlice(n, func(i int) ([]any, error) {
+		r := rows[i]
+		var id pgtype.UUID
+		if err := id.Scan(r.id); err != nil {
+			return nil, err
+		}
+		return []any{id, r.aggregate, r.key, r.kind, []byte(r.payload)}, nil
+	}))
+	if err != nil {
+		return fmt.Errorf("copy %d rows: %w", n, err)
+	}
+	return nil
+}

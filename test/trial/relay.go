@@ -1,0 +1,360 @@
+package trial
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Config is what a tidemark is started with. Everything reaches it through its environment.
+type Config struct {
+	Binary     string
+	Args       []string // of the command line; default run
+	DSN        string
+	Slot       string
+	Brokers    []string
+	Checkpoint string
+	Dir        string            // where it runs; default where we do
+	Env        map[string]string // more variables; an empty value takes one away
+	Output     io.Writer         // gets what it writes to stderr, besides Relay.Log
+}
+
+// With returns c with more variables.
+func (c Config) With(env ...string) Config {
+	c.Env = maps.Clone(c.Env)
+	if c.Env == nil {
+		c.Env = make(map[string]string)
+	}
+	for i := 0; i+1 < len(env); i += 2 {
+		c.Env[env[i]] = env[i+1]
+	}
+	return c
+}
+
+func (c *Config) environ(listen string) []string {
+	env := map[string]string{
+		"TIDEMARK_SOURCE_DSN":      c.DSN,
+		"TIDEMARK_SOURCE_SLOT":     c.Slot,
+		"TIDEMARK_KAFKA_BROKERS":   strings.Join(c.Brokers, ","),
+		"TIDEMARK_CHECKPOINT_PATH": c.Checkpoint,
+		"TIDEMARK_HTTP_LISTEN":     listen,
+		"TIDEMARK_LOG_FORMAT":      "json",
+	}
+	maps.Copy(env, c.Env)
+	var out []string
+	for _, variable := range os.Environ() { // without what belongs to the one who runs the tests
+		if !strings.HasPrefix(variable, "TIDEMARK_") && !strings.HasPrefix(variable, "PG") {
+			out = append(out, variable)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		if env[name] != "" {
+			out = append(out, name+"="+env[name])
+		}
+	}
+	return out
+}
+
+// Relay is a tidemark, running or ended. Any goroutine may call its methods.
+type Relay struct {
+	URL string // of its HTTP server
+
+	cmd    *exec.Cmd
+	log    *tail
+	stdout *tail
+	done   chan struct{}
+	err    error // how it ended; may be read once done is closed
+}
+
+// portTaken is what tidemark says, and why a start is tried again, when another has taken the port meanwhile.
+const portTaken = "listen for HTTP"
+
+// Start starts tidemark and returns when its HTTP server answers or it has ended. It dies with this process. ctx limits
+// the start alone.
+func Start(ctx context.Context, c Config) (*Relay, error) {
+	for range 10 {
+		port, err := freePort(ctx)
+		if err != nil {
+			return nil, err
+		}
+		r, err := launch(ctx, &c, net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case <-r.log.said("HTTP is served"):
+			return r, nil
+		case <-r.done:
+			if !strings.Contains(r.Log(), portTaken) {
+				return r, nil
+			}
+		case <-ctx.Done():
+			return nil, errors.Join(ctx.Err(), r.Kill())
+		}
+	}
+	return nil, errors.New("start tidemark: no port is free")
+}
+
+// Run starts tidemark with the given HTTP address and returns without waiting for anything.
+func Run(ctx context.Context, c Config, listen string) (*Relay, error) {
+	return launch(ctx, &c, listen)
+}
+
+func freePort(ctx context.Context) (int, error) {
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, fmt.Errorf("find a free port: %w", err)
+	}
+	address := listener.Addr().(*net.TCPAddr) //nolint:forcetypeassert // of a TCP listener
+	return address.Port, listener.Close()
+}
+
+func launch(ctx context.Context, c *Config, listen string) (*Relay, error) {
+	args := c.Args
+	if len(args) == 0 {
+		args = []string{"run"}
+	}
+	r := &Relay{URL: "http://" + listen, log: newTail(c.Output), stdout: newTail(nil), done: make(chan struct{})}
+	r.cmd = exec.CommandContext(context.WithoutCancel(ctx), c.Binary, args...)
+	r.cmd.Env = c.environ(listen)
+	r.cmd.Dir = c.Dir
+	r.cmd.Stdout, r.cmd.Stderr = r.stdout, r.log
+	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	dieWithParent(r.cmd.SysProcAttr)
+	started := make(chan error)
+	// Ends with the process. It holds its OS thread until then, because to Linux "the parent dies" means the thread.
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := r.cmd.Start()
+		started <- err
+		if err == nil {
+			r.err = r.cmd.Wait()
+			close(r.done)
+		}
+	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("start tidemark: %w", err)
+	}
+	return r, nil
+}
+
+// Signal sends a signal; a process that has ended is no error.
+func (r *Relay) Signal(sig syscall.Signal) error {
+	if err := r.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("send %v to tidemark: %w", sig, err)
+	}
+	return nil
+}
+
+// Kill ends it with SIGKILL and waits until it is gone.
+func (r *Relay) Kill() error {
+	if err := r.Signal(syscall.SIGKILL); err != nil {
+		return err
+	}
+	<-r.done
+	return nil
+}
+
+// Stop ends it with SIGTERM and returns its exit status. One that takes longer than limit is killed, which is an error.
+func (r *Relay) Stop(limit time.Duration) (status int, err error) {
+	if err := r.Signal(syscall.SIGTERM); err != nil {
+		return 0, err
+	}
+	return r.Wait(limit)
+}
+
+// Wait waits for its end and returns the exit status, -1 if a signal ended it. One that takes longer than limit is killed,
+// which is an error.
+func (r *Relay) Wait(limit time.Duration) (status int, err error) {
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-r.done:
+		return r.cmd.ProcessState.ExitCode(), nil
+	case <-timer.C:
+		// Where it hangs is worth more than that it hangs.
+		_ = r.Signal(syscall.SIGQUIT)
+		timer.Reset(5 * time.Second)
+		select {
+		case <-r.done:
+		case <-timer.C:
+		}
+		return 0, errors.Join(fmt.Errorf("tidemark has not ended after %v", limit), r.Kill())
+	}
+}
+
+// Done is closed when it has ended.
+func (r *Relay) Done() <-chan struct{} { return r.done }
+
+// Running reports whether it has not ended yet.
+func (r *Relay) Running() bool {
+	select {
+	case <-r.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// Status is the exit status of one that has ended, -1 if a signal ended it.
+func (r *Relay) Status() int {
+	<-r.done
+	return r.cmd.ProcessState.ExitCode()
+}
+
+// Log is the end of what it has written to stderr.
+func (r *Relay) Log() string { return r.log.text() }
+
+// Stdout is the end of what it has written to stdout.
+func (r *Relay) Stdout() string { return r.stdout.text() }
+
+// AwaitLog returns nil as soon as it has written text to stderr.
+func (r *Relay) AwaitLog(ctx context.Context, text string) error {
+	select {
+	case <-r.log.said(text):
+		return nil
+	case <-r.done:
+		if strings.Contains(r.Log(), text) {
+			return nil
+		}
+		return fmt.Errorf("tidemark ended with status %d before it said %q", r.Status(), text)
+	case <-ctx.Done():
+		return fmt.Errorf("tidemark has not said %q: %w", text, ctx.Err())
+	}
+}
+
+// Get asks its HTTP server.
+func (r *Relay) Get(ctx context.Context, path string) (status int, body string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, r.URL+path, http.NoBody)
+	if err != nil {
+		return 0, "", err
+	}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Do(request)
+	if err != nil {
+		return 0, "", err
+	}
+	defer response.Body.Close() //nolint:errcheck // read to its end
+	text, err := io.ReadAll(response.Body)
+	return response.StatusCode, string(text), err
+}
+
+// AwaitReady waits until /readyz answers 200.
+func (r *Relay) AwaitReady(ctx context.Context) error {
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	last := "it does not answer"
+	for {
+		status, body, err := r.Get(ctx, "/readyz")
+		switch {
+		case err == nil && status == http.StatusOK:
+			return nil
+		case err == nil:
+			last = strings.TrimSpace(body)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("tidemark is not ready: %s: %w", last, ctx.Err())
+		case <-r.done:
+			return fmt.Errorf("tidemark ended with status %d before it was ready", r.Status())
+		case <-ticker.C:
+		}
+	}
+}
+
+// Metric returns the sum of a metric's values over all its labels; 0 if it has none yet.
+func (r *Relay) Metric(ctx context.Context, name string) (float64, error) {
+	status, body, err := r.Get(ctx, "/metrics")
+	if err != nil {
+		return 0, err
+	}
+	if status != http.StatusOK {
+		return 0, fmt.Errorf("/metrics answers %d", status)
+	}
+	sum := 0.0
+	lines := bufio.NewScanner(strings.NewReader(body))
+	for lines.Scan() {
+		rest, ok := strings.CutPrefix(lines.Text(), name)
+		if !ok || rest == "" || rest[0] != ' ' && rest[0] != '{' {
+			continue
+		}
+		value, err := strconv.ParseFloat(rest[strings.LastIndexByte(rest, ' ')+1:], 64)
+		if err != nil {
+			return 0, fmt.Errorf("metric %s: %w", name, err)
+		}
+		sum += value
+	}
+	return sum, lines.Err()
+}
+
+// tail keeps the end of what is written to it, and tells when a text came by.
+type tail struct {
+	to io.Writer
+
+	mu      sync.Mutex
+	buf     []byte
+	waiting map[string]chan struct{}
+}
+
+const tailBytes = 256 << 10
+
+func newTail(to io.Writer) *tail { return &tail{to: to, waiting: make(map[string]chan struct{})} }
+
+func (t *tail) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.buf = append(t.buf, b...)
+	for text, ch := range t.waiting {
+		if strings.Contains(string(t.buf[max(0, len(t.buf)-len(b)-len(text)):]), text) {
+			close(ch)
+			delete(t.waiting, text)
+		}
+	}
+	if len(t.buf) > 2*tailBytes {
+		t.buf = append(t.buf[:0], t.buf[len(t.buf)-tailBytes:]...)
+	}
+	if t.to != nil {
+		_, _ = t.to.Write(b) // a copy for somebody who reads along
+	}
+	return len(b), nil
+}
+
+func (t *tail) text() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(t.buf[max(0, len(t.buf)-tailBytes):])
+}
+
+// said returns a channel that is closed as soon as the text has been written.
+func (t *tail) said(text string) <-chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	ch := t.waiting[text]
+	if ch == nil {
+		ch = make(chan struct{})
+		if strings.Contains(string(t.buf), text) {
+			close(ch)
+			return ch
+		}
+		t.waiting[text] = ch
+	}
+	return ch
+}

@@ -34,6 +34,9 @@ type KafkaOptions struct {
 	// AdvertisedPort is the port of 127.0.0.1 that clients are sent to, instead of the broker's own: that of a proxy.
 	// It is for a single broker.
 	AdvertisedPort int
+	// Throughput lets Java optimise the brokers fully, as it does by default elsewhere. That is for benchmarks: it takes two
+	// seconds of processor time more to start a broker, which a test would hardly get back.
+	Throughput bool
 	// Dir keeps data and logs after Close, and a later StartKafka with it and as many brokers takes the data up again.
 	// By default a temporary directory is used, which Close removes.
 	Dir string
@@ -52,6 +55,7 @@ type Kafka struct {
 	keep       bool // dir is the caller's
 	scratch    *scratch
 	java       string
+	javaFlags  []string
 	jars       string
 	id         string
 	nodes      []*kafkaNode
@@ -78,7 +82,7 @@ func StartKafka(ctx context.Context, opts KafkaOptions) (*Kafka, error) {
 	if progress == nil {
 		progress = func(string) {}
 	}
-	count := max(1, opts.Brokers)
+	count := max(opts.Brokers, 1)
 	if opts.AdvertisedPort != 0 && count > 1 {
 		return nil, fmt.Errorf("start Kafka: one advertised port cannot stand for %d brokers", count)
 	}
@@ -101,6 +105,13 @@ func StartKafka(ctx context.Context, opts KafkaOptions) (*Kafka, error) {
 		scratch:    scratch,
 		java:       program,
 		jars:       jars,
+	}
+	k.javaFlags = []string{"-Xms128m", "-Xmx1g"}
+	if count > 1 {
+		k.javaFlags = []string{"-Xms128m", "-Xmx512m"}
+	}
+	if !opts.Throughput {
+		k.javaFlags = append(k.javaFlags, "-XX:TieredStopAtLevel=1")
 	}
 	if opts.Dir != "" {
 		k.keep = true
@@ -295,16 +306,12 @@ func (k *Kafka) launch(ctx context.Context, n *kafkaNode) error {
 
 // command runs a class of Kafka for node n.
 func (k *Kafka) command(ctx context.Context, n *kafkaNode, class string, args ...string) *exec.Cmd {
-	heap := "-Xmx1g"
-	if len(k.nodes) > 1 {
-		heap = "-Xmx512m"
-	}
-	java := []string{
-		heap, "-Xms128m", "-cp", k.jars,
+	java := slices.Concat(k.javaFlags, []string{
+		"-cp", k.jars,
 		"-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
 		class,
-	}
-	cmd := exec.CommandContext(ctx, k.java, append(java, args...)...)
+	}, args)
+	cmd := exec.CommandContext(ctx, k.java, java...)
 	cmd.Dir = n.dir
 	return cmd
 }

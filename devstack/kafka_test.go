@@ -31,6 +31,16 @@ func startKafka(t *testing.T, opts devstack.KafkaOptions) *devstack.Kafka {
 	return kafka
 }
 
+func newClient(t *testing.T, brokers ...string) *kgo.Client {
+	t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(brokers...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	return client
+}
+
 func produce(t *testing.T, client *kgo.Client, topic, value string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -41,7 +51,7 @@ func produce(t *testing.T, client *kgo.Client, topic, value string) {
 }
 
 // consume reads n values of a topic from the start.
-func consume(t *testing.T, brokers []string, topic string, n int) map[string]bool {
+func consume(t *testing.T, brokers []string, topic string, n int) {
 	t.Helper()
 	client, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	if err != nil {
@@ -58,7 +68,46 @@ func consume(t *testing.T, brokers []string, topic string, n int) map[string]boo
 		}
 		fetches.EachRecord(func(record *kgo.Record) { values[string(record.Value)] = true })
 	}
-	return values
+}
+
+func TestKafkaKeepsRecords(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	kafka := startKafka(t, devstack.KafkaOptions{Dir: dir})
+	client := newClient(t, kafka.Brokers()...)
+	if _, err := kadm.NewClient(client).CreateTopic(t.Context(), 2, -1, nil, "kept"); err != nil {
+		t.Fatal(err)
+	}
+
+	produce(t, client, "kept", "kill")
+	if err := errors.Join(kafka.Kill(0), kafka.Start(t.Context(), 0), kafka.Start(t.Context(), 0)); err != nil {
+		t.Fatal(err)
+	}
+	produce(t, client, "kept", "pause")
+	if err := errors.Join(kafka.Pause(0), kafka.Resume(0)); err != nil {
+		t.Fatal(err)
+	}
+	produce(t, client, "kept", "stop")
+	consume(t, kafka.Brokers(), "kept", 3)
+	if err := errors.Join(kafka.Close(), kafka.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if left := processesOf(t, dir); len(left) > 0 {
+		t.Errorf("processes left: %v", left)
+	}
+	if err := kafka.Start(t.Context(), 0); !errors.Is(err, devstack.ErrClosed) {
+		t.Errorf("start after Close: %v", err)
+	}
+
+	// Taken up again, with a proxy in front, which has to be there before it knows where it leads.
+	proxy := startProxy(t, "")
+	kafka = startKafka(t, devstack.KafkaOptions{Dir: dir, AdvertisedPort: proxy.Port()})
+	proxy.Redirect(kafka.Brokers()[0])
+	consume(t, []string{proxy.Addr()}, "kept", 3)
+	brokers, err := kadm.NewClient(newClient(t, kafka.Brokers()...)).ListBrokers(t.Context())
+	if err != nil || len(brokers) != 1 || int(brokers[0].Port) != proxy.Port() {
+		t.Errorf("brokers %v, %v; want the port %d", brokers, err, proxy.Port())
+	}
 }
 
 func TestKafkaOfThreeBrokersSurvivesTheLossOfOne(t *testing.T) {
@@ -67,16 +116,12 @@ func TestKafkaOfThreeBrokersSurvivesTheLossOfOne(t *testing.T) {
 		t.Skip("three Java processes")
 	}
 	kafka := startKafka(t, devstack.KafkaOptions{Brokers: 3})
-	client, err := kgo.NewClient(kgo.SeedBrokers(kafka.Brokers()...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
+	client := newClient(t, kafka.Brokers()...)
 	if _, err := kadm.NewClient(client).CreateTopic(t.Context(), 1, 3, nil, "kept"); err != nil {
 		t.Fatal(err)
 	}
 	produce(t, client, "kept", "before")
-	if err := kafka.Kill(0); err != nil {
+	if err := kafka.Stop(0); err != nil {
 		t.Fatal(err)
 	}
 	produce(t, client, "kept", "between")
@@ -85,40 +130,15 @@ func TestKafkaOfThreeBrokersSurvivesTheLossOfOne(t *testing.T) {
 	}
 	produce(t, client, "kept", "after")
 	consume(t, kafka.Brokers()[:1], "kept", 3)
-}
 
-func TestKafkaDirOfTheCallerIsTakenUpAgainBehindAProxy(t *testing.T) {
-	t.Parallel()
-	if testing.Short() {
-		t.Skip("two starts of Kafka")
-	}
-	dir := t.TempDir()
-	kafka := startKafka(t, devstack.KafkaOptions{Dir: dir})
-	client, err := kgo.NewClient(kgo.SeedBrokers(kafka.Brokers()...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	if _, err := kadm.NewClient(client).CreateTopic(t.Context(), 1, 1, nil, "kept"); err != nil {
-		t.Fatal(err)
-	}
-	produce(t, client, "kept", "a")
 	if err := kafka.Close(); err != nil {
 		t.Fatal(err)
 	}
-	// The second time with a proxy in front, which has to be there before it knows where it leads.
-	proxy := startProxy(t, "")
-	kafka = startKafka(t, devstack.KafkaOptions{Dir: dir, AdvertisedPort: proxy.Port()})
-	proxy.Redirect(kafka.Brokers()[0])
-	consume(t, []string{proxy.Addr()}, "kept", 1)
-	through, err := kgo.NewClient(kgo.SeedBrokers(kafka.Brokers()...))
-	if err != nil {
-		t.Fatal(err)
+	if left := processesOf(t, kafka.Dir()); len(left) > 0 {
+		t.Errorf("processes left: %v", left)
 	}
-	defer through.Close()
-	brokers, err := kadm.NewClient(through).ListBrokers(t.Context())
-	if err != nil || len(brokers) != 1 || int(brokers[0].Port) != proxy.Port() {
-		t.Errorf("brokers %v, %v; want the port %d", brokers, err, proxy.Port())
+	if _, err := os.Stat(kafka.Dir()); !os.IsNotExist(err) {
+		t.Errorf("directory left: %v", err)
 	}
 }
 
@@ -128,44 +148,5 @@ func TestKafkaFailureQuotesItsLog(t *testing.T) {
 	_, err := devstack.StartKafka(t.Context(), devstack.KafkaOptions{Settings: map[string]string{"num.partitions": "many"}})
 	if err == nil || !strings.Contains(err.Error(), "num.partitions") {
 		t.Errorf("got %v", err)
-	}
-}
-
-func TestKafkaKeepsRecords(t *testing.T) {
-	t.Parallel()
-	kafka := startKafka(t, devstack.KafkaOptions{})
-	client, err := kgo.NewClient(kgo.SeedBrokers(kafka.Brokers()...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	if _, err := kadm.NewClient(client).CreateTopic(t.Context(), 2, -1, nil, "kept"); err != nil {
-		t.Fatal(err)
-	}
-	steps := []struct {
-		name string
-		do   func() error
-	}{
-		{"kill", func() error { return errors.Join(kafka.Kill(0), kafka.Start(t.Context(), 0)) }},
-		{"stop", func() error { return errors.Join(kafka.Stop(0), kafka.Start(t.Context(), 0)) }},
-		{"pause", func() error { return errors.Join(kafka.Pause(0), kafka.Resume(0)) }},
-	}
-	for i, step := range steps {
-		produce(t, client, "kept", step.name)
-		if err := step.do(); err != nil {
-			t.Fatalf("%s: %v", step.name, err)
-		}
-		if got := consume(t, kafka.Brokers(), "kept", i+1); !got[step.name] {
-			t.Errorf("after %s: %v", step.name, got)
-		}
-	}
-	if err := errors.Join(kafka.Close(), kafka.Close()); err != nil {
-		t.Error(err)
-	}
-	if left := processesOf(t, kafka.Dir()); len(left) > 0 {
-		t.Errorf("processes left: %v", left)
-	}
-	if _, err := os.Stat(kafka.Dir()); !os.IsNotExist(err) {
-		t.Errorf("directory left: %v", err)
 	}
 }

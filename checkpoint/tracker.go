@@ -29,7 +29,7 @@ type Mark struct {
 // Transaction is one database transaction between its Begin and the moment at which it is safe.
 type Transaction struct {
 	commit  pglogrepl.LSN
-	end     pglogrepl.LSN // set before pending drops to 0, read only after
+	end     pglogrepl.LSN // set before pending drops to 0, read only after; moved on only under the tracker's lock
 	events  uint32
 	pending atomic.Int64 // unacknowledged events, and one more while the transaction is open
 }
@@ -67,7 +67,9 @@ func (t *Tracker) Commit(tx *Transaction, end pglogrepl.LSN) {
 }
 
 // Advance tells that the log up to end holds nothing more for us, as a keepalive says. It is an empty transaction that
-// waits its turn; inside an open transaction it says nothing, since that one's commit comes after it.
+// waits its turn: it moves the end of the one before it, and so is safe together with it and takes no memory, however
+// many keepalives come while Kafka is away. Inside an open transaction it says nothing, since that one's commit comes
+// after it and sets the end.
 func (t *Tracker) Advance(end pglogrepl.LSN) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -76,14 +78,8 @@ func (t *Tracker) Advance(end pglogrepl.LSN) {
 		return
 	}
 	last := t.queue[len(t.queue)-1]
-	if last.open() {
-		return
-	}
-	t.queue = append(t.queue, &Transaction{end: end})
+	last.end = max(last.end, end)
 }
-
-// open reports whether the transaction still waits for its commit. Only the reading goroutine may ask.
-func (t *Transaction) open() bool { return t.end == 0 }
 
 // Safe returns the mark up to which everything is acknowledged. It never goes back.
 func (t *Tracker) Safe() Mark {

@@ -1,0 +1,263 @@
+package checkpoint_test
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"reflect"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/tidemark/tidemark/checkpoint"
+)
+
+// Store is what every store offers; relay asks for the same.
+type Store interface {
+	Load(ctx context.Context) (*checkpoint.Checkpoint, error)
+	Save(ctx context.Context, c *checkpoint.Checkpoint, holder string) error
+	String() string
+}
+
+// save stores c, whoever holds the checkpoint.
+func save(t rapid.TB, s Store, c *checkpoint.Checkpoint) {
+	t.Helper()
+	stored, err := s.Load(context.Background())
+	if err != nil {
+		t.Fatalf("Load: %v", err)
+	}
+	if err := s.Save(context.Background(), c, writer(stored)); err != nil {
+		t.Fatalf("Save: %v", err)
+	}
+}
+
+func writer(c *checkpoint.Checkpoint) string {
+	if c == nil {
+		return ""
+	}
+	return c.Writer
+}
+
+// conformance holds a store against what relay relies on. newStore returns a store of its own, with nothing stored, at
+// each call.
+func conformance(t *testing.T, newStore func(t *testing.T) Store) {
+	t.Helper()
+	t.Run("nothing stored is nil and no error", func(t *testing.T) {
+		t.Parallel()
+		if c, err := newStore(t).Load(t.Context()); c != nil || err != nil {
+			t.Errorf("Load() = %+v, %v", c, err)
+		}
+	})
+	t.Run("it names itself", func(t *testing.T) {
+		t.Parallel()
+		if s := newStore(t); s.String() == "" {
+			t.Error("String() is empty")
+		}
+	})
+	t.Run("what was saved is loaded", func(t *testing.T) {
+		t.Parallel()
+		s := newStore(t)
+		seed := rand.IntN(1e6) //nolint:gosec // no secret
+		t.Logf("seed %d", seed)
+		for i := range 20 { // each waits for a disk
+			want := anyCheckpoint().Example(seed + i)
+			save(t, s, want)
+			mustLoad(t, s, want)
+		}
+	})
+	t.Run("the smaller replaces the larger", func(t *testing.T) {
+		t.Parallel()
+		s := newStore(t)
+		large := example(1)
+		large.Offsets = checkpoint.Offsets{}
+		for i := range 100 {
+			large.Offsets[fmt.Sprintf("topic-%d", i)] = map[int32]int64{0: math.MaxInt64, math.MaxInt32: 1}
+		}
+		for _, c := range []*checkpoint.Checkpoint{large, example(2)} {
+			save(t, s, c)
+			mustLoad(t, s, c)
+		}
+	})
+	t.Run("what is stored and what is held are apart", func(t *testing.T) {
+		t.Parallel()
+		s := newStore(t)
+		c := example(1)
+		save(t, s, c)
+		c.LSN, c.Offsets["a"][0] = 999, 999
+		loaded, err := s.Load(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		loaded.LSN, loaded.Offsets["a"][0] = 998, 998
+		mustLoad(t, s, example(1))
+	})
+	t.Run("a save that is cancelled leaves the old or the new", func(t *testing.T) {
+		t.Parallel()
+		s := newStore(t)
+		save(t, s, example(1))
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		want := example(1)
+		if s.Save(ctx, example(2), example(1).Writer) == nil {
+			want = example(2)
+		}
+		mustLoad(t, s, want)
+	})
+	t.Run("only the holder saves", func(t *testing.T) {
+		t.Parallel()
+		s := newStore(t)
+		by := func(n uint64, writer string) *checkpoint.Checkpoint {
+			c := example(n)
+			c.Writer = writer
+			return c
+		}
+		for _, step := range []struct {
+			holder string
+			save   *checkpoint.Checkpoint
+			taken  bool
+			stored *checkpoint.Checkpoint
+		}{
+			{"somebody", by(1, "a"), true, nil}, // nothing is stored, so nobody holds it
+			{"", by(1, "a"), false, by(1, "a")},
+			{"", by(2, "b"), true, by(1, "a")},
+			{"b", by(2, "b"), true, by(1, "a")},
+			{"a", by(2, "a"), false, by(2, "a")},
+			{"a", by(3, "b"), false, by(3, "b")}, // b takes over
+			{"a", by(9, "a"), true, by(3, "b")},  // and a, which was stopped for a while, is too late
+			{"b", by(4, ""), false, by(4, "")},
+			{"b", by(5, "b"), true, by(4, "")},
+			{"", by(5, "c"), false, by(5, "c")},
+		} {
+			err := s.Save(t.Context(), step.save, step.holder)
+			if step.taken != checkpoint.IsTakenOver(err) || (err == nil) == step.taken || checkpoint.IsCorrupt(err) {
+				t.Fatalf("Save as %q: %v, want taken over: %v", step.holder, err, step.taken)
+			}
+			if step.stored != nil {
+				mustLoad(t, s, step.stored)
+			} else if c, err := s.Load(t.Context()); c != nil || err != nil {
+				t.Fatalf("Load() = %+v, %v, want nothing", c, err)
+			}
+		}
+	})
+	// However many want it at once, each save builds on the one that its holder has seen, and none is lost. Whoever
+	// loads meanwhile finds a whole one.
+	t.Run("of savers at once one wins", func(t *testing.T) {
+		t.Parallel()
+		s := newStore(t)
+		first := example(0)
+		first.Writer = ""
+		save(t, s, first)
+		const savers, attempts = 4, 10
+		var work sync.WaitGroup
+		var won atomic.Int64
+		for saver := range savers {
+			work.Go(func() {
+				for i := range attempts {
+					c, err := s.Load(t.Context())
+					if err != nil || c == nil {
+						t.Errorf("Load() = %v, %v beside savers", c, err)
+						return
+					}
+					seen := c.Writer
+					c.LSN++
+					c.Writer = fmt.Sprintf("%d-%d", saver, i)
+					c.Offsets = checkpoint.Offsets{}
+					for n := range saver * 50 { // of different lengths
+						c.Offsets[fmt.Sprint(n)] = map[int32]int64{0: int64(n)}
+					}
+					switch err := s.Save(t.Context(), c, seen); {
+					case err == nil:
+						won.Add(1)
+					case !checkpoint.IsTakenOver(err):
+						t.Errorf("save beside others: %v", err)
+						return
+					}
+				}
+			})
+		}
+		work.Wait()
+		last, err := s.Load(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := int64(last.LSN - first.LSN); got != won.Load() || got == 0 { //nolint:gosec // small
+			t.Errorf("%d saves succeeded, and %d are in what is stored", won.Load(), got)
+		}
+	})
+}
+
+// mustLoad fails the test unless s holds want.
+func mustLoad(t rapid.TB, s Store, want *checkpoint.Checkpoint) {
+	t.Helper()
+	got, err := s.Load(context.Background())
+	if err != nil {
+		t.Fatalf("Load: %v", err)
+	}
+	if got == nil {
+		t.Fatalf("nothing is stored, want %+v", want)
+	}
+	if !got.WrittenAt.Equal(want.WrittenAt) {
+		t.Errorf("written at %s, want %s", got.WrittenAt, want.WrittenAt)
+	}
+	g, w := *got, *want
+	g.WrittenAt, w.WrittenAt = time.Time{}, time.Time{}
+	if !reflect.DeepEqual(g, w) {
+		t.Fatalf("Load() = %+v\nwant     %+v", g, w)
+	}
+}
+
+// example returns a checkpoint in which every field is set, at a position of its own.
+func example(n uint64) *checkpoint.Checkpoint {
+	return &checkpoint.Checkpoint{
+		Version: checkpoint.Version, SystemIdentifier: "7325476235476523874", Timeline: 3, Database: "app", Slot: "tidemark",
+		LSN: checkpoint.LSN(0x16B3748 + n), Position: "00000000016B3700-00000002",
+		Offsets:   checkpoint.Offsets{"a": {0: 17, 1: 4}, "b": {2: 0}},
+		TopicIDs:  map[string]string{"a": "AAAAAAAAAAAAAAAAAAAAAQ=="},
+		Producers: []int64{4711, 4712}, Writer: "somebody", WrittenAt: time.Date(2026, 11, 22, 10, 0, 0, 123456789, time.UTC),
+	}
+}
+
+// anyCheckpoint generates what a relay might store, and a bit more.
+func anyCheckpoint() *rapid.Generator[*checkpoint.Checkpoint] {
+	name := rapid.StringMatching(`[ -~äß€\n]{1,12}`)
+	return rapid.Custom(func(t *rapid.T) *checkpoint.Checkpoint {
+		c := &checkpoint.Checkpoint{
+			Version:          checkpoint.Version,
+			SystemIdentifier: rapid.StringMatching(`[1-9][0-9]{18}`).Draw(t, "system"),
+			Timeline:         rapid.Int32Range(1, math.MaxInt32).Draw(t, "timeline"),
+			Database:         name.Draw(t, "database"),
+			Slot:             rapid.StringMatching(`[a-z0-9_]{1,63}`).Draw(t, "slot"),
+			LSN:              checkpoint.LSN(rapid.Uint64Range(1, math.MaxUint64).Draw(t, "lsn")),
+			Position:         rapid.SampledFrom([]string{"", "FFFFFFFFFFFFFFFF-FFFFFFFF"}).Draw(t, "position"),
+			Offsets:          checkpoint.Offsets{},
+			Writer:           rapid.SampledFrom([]string{"", "ABCDEF"}).Draw(t, "writer"),
+			WrittenAt:        time.Unix(rapid.Int64Range(0, 1<<33).Draw(t, "at"), rapid.Int64Range(0, 999999999).Draw(t, "ns")).UTC(),
+		}
+		if rapid.Bool().Draw(t, "existing") {
+			c.State = checkpoint.ExistingRows
+			c.LSN = 0
+		}
+		for range rapid.IntRange(0, 5).Draw(t, "topics") {
+			topic := name.Draw(t, "topic")
+			if rapid.Bool().Draw(t, "with its id") {
+				if c.TopicIDs == nil {
+					c.TopicIDs = map[string]string{}
+				}
+				c.TopicIDs[topic] = rapid.StringMatching(`[A-Za-z0-9+/]{22}==`).Draw(t, "id")
+			}
+			partitions := map[int32]int64{}
+			for range rapid.IntRange(1, 3).Draw(t, "partitions") {
+				partitions[rapid.Int32Range(0, math.MaxInt32).Draw(t, "partition")] = rapid.Int64Range(0, math.MaxInt64).Draw(t, "offset")
+			}
+			c.Offsets[topic] = partitions
+		}
+		if rapid.Bool().Draw(t, "producers") {
+			c.Producers = rapid.SliceOfN(rapid.Int64Range(0, math.MaxInt64), 1, 4).Draw(t, "ids")
+		}
+		return c
+	})
+}

@@ -126,7 +126,11 @@ func (b *builder) topic(f *filler, row []value) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return b.topics.intern(name)
+	topic, err := b.topics.intern(name)
+	if err != nil {
+		return string(name[:min(len(name), 249)]), err // what was asked for, for whoever has to mend it
+	}
+	return topic, nil
 }
 
 // partition reads a partition's number.

@@ -160,10 +160,13 @@ func TestTopic(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			ev := rowOf(t, func(t *Table) { t.Topic = test.template }, nil, "i", test.value, "k", "v")
-			if ev.Topic != test.want {
-				t.Errorf("topic %q, want %q", ev.Topic, test.want)
+			if len(ev.Topic) > 249 {
+				t.Errorf("topic of %d bytes", len(ev.Topic))
 			}
 			if test.want != "" {
+				if ev.Topic != test.want {
+					t.Errorf("topic %q, want %q", ev.Topic, test.want)
+				}
 				if ev.Poison != nil {
 					t.Errorf("poison: %v", ev.Poison)
 				}

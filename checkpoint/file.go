@@ -58,6 +58,19 @@ func (f *File) Save(ctx context.Context, c *Checkpoint, holder string) error {
 	return f.write(c)
 }
 
+// SetAside renames what is stored, so that nothing is, and returns the new name; "" if nothing was.
+func (f *File) SetAside(now time.Time) (string, error) {
+	name := f.path + ".before-" + now.UTC().Format("20060102T150405Z")
+	err := os.Rename(f.path, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("set the checkpoint aside: %w", err)
+	}
+	return name, syncDir(filepath.Dir(f.path))
+}
+
 // lock keeps other processes from saving between the look at the holder and the rename. Whoever is stopped in between
 // still holds the lock, so that nobody can take over unseen.
 func (f *File) lock(ctx context.Context) (unlock func(), err error) {

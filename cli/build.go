@@ -24,7 +24,9 @@ func relayOptions(c *config.Config, log zerolog.Logger) relay.Options {
 		Create: c.Source.Create, ExistingRows: c.Source.ExistingRows == "publish",
 		MaxBufferedBytes: c.Kafka.MaxBufferedBytes, CheckpointEvery: c.Checkpoint.Interval, DrainTimeout: drainTimeout,
 		ResumeDedupe: c.Delivery.ResumeDedupe,
-		Log:          log,
+		OnPoison:     relay.Policy(c.Delivery.OnPoison), DeadLetterTopic: c.Delivery.DeadLetterTopic,
+		ParkDSN: string(c.Source.AdminDSN),
+		Log:     log,
 	}
 }
 
@@ -61,6 +63,7 @@ func kafkaOptions(c *config.Config) publish.Options {
 		Topics: publish.TopicOptions{
 			Create: k.CreateTopics.Enabled, Partitions: k.CreateTopics.Partitions,
 			ReplicationFactor: k.CreateTopics.ReplicationFactor, Configs: k.CreateTopics.Configs,
+			MissingIsPoison: c.Delivery.OnPoison != "stop",
 		},
 	}
 	if k.TLS.Enabled {

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/tidemark/tidemark/checkpoint"
 	"github.com/tidemark/tidemark/config"
+	"github.com/tidemark/tidemark/relay"
 	"github.com/tidemark/tidemark/wal"
 )
 
@@ -133,11 +133,7 @@ func hasRows(ctx context.Context, conn *wal.Conn, snapshot string, tables []stri
 
 // recreateSlot makes a new slot and stores its position, and says what may be missing.
 func (a *app) recreateSlot(ctx context.Context, c *config.Config, dryRun bool) error {
-	source, store := sourceOptions(c), checkpointStore(c)
-	stored, err := store.Load(ctx)
-	if err != nil && !checkpoint.IsCorrupt(err) {
-		return err
-	}
+	source := sourceOptions(c)
 	conn, err := wal.Connect(ctx, source)
 	if err != nil {
 		return err
@@ -166,21 +162,10 @@ func (a *app) recreateSlot(ctx context.Context, c *config.Config, dryRun bool) e
 	if err != nil {
 		return err
 	}
-	next := checkpoint.Checkpoint{
-		Version: checkpoint.Version, SystemIdentifier: conn.System.ID, Timeline: conn.System.Timeline,
-		Database: conn.System.Database, Slot: source.Slot, LSN: checkpoint.LSN(start), WrittenAt: time.Now().UTC(),
-	}
-	from := "the beginning"
-	if stored != nil {
-		next.Offsets, next.TopicIDs, next.Producers, next.Writer = stored.Offsets, stored.TopicIDs, stored.Producers, stored.Writer
-		from = stored.LSN.String()
-	}
-	if err := store.Save(ctx, &next, next.Writer); err != nil {
-		return err
-	}
-	a.printf("slot %s created at %s, and stored as the checkpoint.\nEvents committed after %s and before %s may be missing in Kafka. They are still in the outbox table, unless something deletes from it.\n",
-		source.Slot, start, from, start)
-	return nil
+	next := relay.NewCheckpoint(conn.System, source.Slot)
+	next.LSN = checkpoint.LSN(start)
+	a.printf("Slot %s is created at %s.\n", source.Slot, start)
+	return a.replaceCheckpoint(ctx, checkpointStore(c), next)
 }
 
 func outboxTableSQL(table string) string {

@@ -35,8 +35,11 @@ type Delivery struct {
 }
 
 // Release lets go of the event's memory. Deliveries lie side by side, so one that is kept would keep its neighbours'
-// payloads; the owner calls it when the delivery has come back.
-func (d *Delivery) Release() { *d = Delivery{} }
+// payloads; the owner calls it when the delivery has come back. (The client may still look at the record's context: it
+// watches the one of a topic's first record from a goroutine of its own.)
+func (d *Delivery) Release() {
+	d.Event, d.Owner, d.topic, d.record = decode.Event{}, nil, nil, kgo.Record{}
+}
 
 // Publisher hands events to Kafka. Publish, Prepare and Known belong to one goroutine; the others may be called from
 // any.
@@ -57,10 +60,13 @@ type Publisher struct {
 type topic struct {
 	name            string
 	id              string // Kafka's; another one after the topic was deleted and created again
-	partitions      int
+	partitions      int32
 	maxMessageBytes int32
 	base            map[int32]int64 // partition: where it ended when the topic was prepared
 	ends            map[int32]int64 // partition: the offset after the last acknowledged record
+
+	rejected   error // why nothing can be published here; nil for a good topic
+	rejectedAt time.Time
 }
 
 // Open returns a publisher. It does not wait for a broker. acked is called once for each delivery that was given to
@@ -104,7 +110,7 @@ func (p *Publisher) Close() {
 }
 
 // Publish hands a batch over, in order. It does not block: the caller bounds what is in flight. The batch belongs to
-// the publisher until each delivery has come back. The topics must be Known.
+// the publisher until each delivery has come back. Check must have found nothing against any of them.
 func (p *Publisher) Publish(batch []Delivery) {
 	headers := 0
 	for i := range batch {
@@ -117,7 +123,6 @@ func (p *Publisher) Publish(batch []Delivery) {
 		for _, h := range d.Event.Headers {
 			slab = append(slab, kgo.RecordHeader(h))
 		}
-		d.topic = p.topic(d.Event.Topic)
 		d.carrier = carrier{p.ctx, d}
 		d.record = kgo.Record{
 			Topic: d.Event.Topic, Key: d.Event.Key, Value: d.Event.Value, Headers: slab[from:len(slab):len(slab)],

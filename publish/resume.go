@@ -58,12 +58,15 @@ func (s *Present) Since() pglogrepl.LSN { return s.since }
 // Last returns the largest position in the set; beyond it, nothing is.
 func (s *Present) Last() decode.Position { return s.last }
 
-// Has reports whether the event is in Kafka already.
-func (s *Present) Has(ev *decode.Event) bool {
+// Has reports whether the event is in its topic already.
+func (s *Present) Has(ev *decode.Event) bool { return s.HasIn(ev.Topic, ev) }
+
+// HasIn reports whether the event is in the given topic already.
+func (s *Present) HasIn(topic string, ev *decode.Event) bool {
 	if ev.Position.Commit < firstLSN {
-		return s.ids[ev.Topic][ev.ID]
+		return s.ids[topic][ev.ID]
 	}
-	return s.positions[ev.Topic][ev.Position.Commit].has(ev.Position.Index)
+	return s.positions[topic][ev.Position.Commit].has(ev.Position.Index)
 }
 
 // firstLSN is where the first log of any cluster begins. Smaller positions belong to rows that were there before the

@@ -53,6 +53,11 @@ func (p *predecessor) publish(t *testing.T, topic string, commit, n int) error {
 			},
 		}
 	}
+	for i := range batch {
+		if err := p.Check(&batch[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
 	p.Publish(batch)
 	var first error
 	for range n {
@@ -73,7 +78,7 @@ func TestResumeFindsExactlyWhatIsThereAndFencesThePredecessor(t *testing.T) {
 	brokers := stacktest.Kafka(t)
 	topic := strings.ToLower(t.Name())
 	old := openPredecessor(t, brokers, topic)
-	id, base := old.Base(topic)
+	id, base, _ := old.Base(topic)
 	producer, err := old.ProducerID(t.Context())
 	if err != nil {
 		t.Fatal(err)

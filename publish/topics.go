@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/tidemark/tidemark/decode"
 )
 
 // TopicOptions say whether and how a topic that is not there is created.
@@ -17,88 +21,185 @@ type TopicOptions struct {
 	Partitions        int32 // -1: the broker's default
 	ReplicationFactor int16 // -1: the broker's default
 	Configs           map[string]string
+	// MissingIsPoison makes a topic that is missing and may not be created a reason against its events. Otherwise it is
+	// waited for.
+	MissingIsPoison bool
 }
 
 // defaultMaxMessageBytes is the brokers' default for max.message.bytes, and the client's for a batch.
 const defaultMaxMessageBytes = 1000012
 
+// recheck is how long a topic that cannot be written to is taken for that without asking again.
+const recheck = 10 * time.Second
+
 // Known reports whether the topic has been prepared.
-func (p *Publisher) Known(name string) bool { return p.topic(name) != nil }
+func (p *Publisher) Known(name string) bool {
+	t := p.topic(name)
+	return t != nil && (t.rejected == nil || time.Since(t.rejectedAt) < recheck)
+}
 
 // Prepare makes sure that the topics exist, creating them where that is allowed, and learns their limits and where they
 // end. It asks the broker and so may take long: not on the goroutine that keeps the replication connection alive. After
-// an error the topics are not known; IsPoison tells a topic that cannot be from a broker that cannot be reached.
+// an error the topics are not known. A topic that cannot be (its name, or no right to it) is no error here: it is known
+// then as one whose events Check refuses.
 func (p *Publisher) Prepare(ctx context.Context, names []string) error {
-	details, missing, err := p.lookUp(ctx, names)
+	found, missing, rejected, err := p.lookUp(ctx, names)
+	if err == nil && len(missing) > 0 {
+		if rejected, err = p.create(ctx, missing, rejected); err == nil {
+			// Once more, from the broker: another process may have been quicker, and with other partitions.
+			var again map[string]error
+			found, missing, again, err = p.lookUp(ctx, slices.DeleteFunc(slices.Clone(names), func(name string) bool { return rejected[name] != nil }))
+			maps.Copy(rejected, again)
+		}
+	}
 	if err != nil {
 		return err
 	}
-	if len(missing) > 0 {
-		if err := p.create(ctx, missing); err != nil {
-			return err
+	if i := slices.IndexFunc(missing, func(name string) bool { return rejected[name] == nil }); i >= 0 {
+		return fmt.Errorf("topic %s was created and is not there yet", missing[i])
+	}
+	writable := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return rejected[name] != nil })
+	prepared, err := p.describe(ctx, writable, found)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, t := range prepared {
+		if known := p.topics[t.name]; known != nil && known.id == t.id {
+			t.ends = known.ends
 		}
-		// Once more, from the broker: another process may have been quicker, and with other partitions.
-		if details, missing, err = p.lookUp(ctx, names); err != nil {
-			return err
-		}
-		if len(missing) > 0 {
-			return fmt.Errorf("topic %s was created and is not there yet", missing[0])
-		}
+		p.topics[t.name] = t
+	}
+	for name, reason := range rejected {
+		p.topics[name] = &topic{name: name, rejected: reason, rejectedAt: time.Now(), ends: map[int32]int64{}}
+	}
+	return nil
+}
+
+// describe returns what has to be known of topics that exist.
+func (p *Publisher) describe(ctx context.Context, names []string, found kadm.TopicDetails) ([]*topic, error) {
+	if len(names) == 0 {
+		return nil, nil
 	}
 	ends, err := p.admin.ListEndOffsets(ctx, names...)
 	if err == nil {
 		err = ends.Error()
 	}
 	if err != nil {
-		return fmt.Errorf("look up where the topics end: %w", err)
+		return nil, fmt.Errorf("look up where the topics end: %w", err)
 	}
 	limits := p.limits(ctx, names)
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	topics := make([]*topic, 0, len(names))
 	for _, name := range names {
 		t := &topic{
-			name: name, id: details[name].ID.String(), partitions: len(details[name].Partitions),
+			name: name, id: found[name].ID.String(), partitions: int32(len(found[name].Partitions)), //nolint:gosec // Kafka counts them in 32 bits
 			maxMessageBytes: limits[name], base: map[int32]int64{}, ends: map[int32]int64{},
 		}
 		for _, end := range ends[name] {
 			t.base[end.Partition] = end.Offset
 		}
-		p.topics[name] = t
+		topics = append(topics, t)
 	}
-	return nil
+	return topics, nil
 }
 
-func (p *Publisher) lookUp(ctx context.Context, names []string) (found kadm.TopicDetails, missing []string, err error) {
+// Base returns the id of a known topic, and where its partitions ended when it was prepared: before that, nothing of
+// this publisher lies. ok is false for a topic that cannot be written to.
+func (p *Publisher) Base(name string) (id string, ends map[int32]int64, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t := p.topics[name]
+	return t.id, t.base, t.rejected == nil
+}
+
+// EndOffsets returns where the partitions of the topics end now.
+func (p *Publisher) EndOffsets(ctx context.Context, topics []string) (map[string]map[int32]int64, error) {
+	listed, err := p.admin.ListEndOffsets(ctx, topics...)
+	if err == nil {
+		err = listed.Error()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up where the topics end: %w", err)
+	}
+	ends := make(map[string]map[int32]int64, len(listed))
+	for name, partitions := range listed {
+		ends[name] = make(map[int32]int64, len(partitions))
+		for _, end := range partitions {
+			ends[name][end.Partition] = end.Offset
+		}
+	}
+	return ends, nil
+}
+
+// Check returns why the delivery's event cannot be published, nil if it can. Its topic must be Known, unless the event is
+// poison already.
+func (p *Publisher) Check(d *Delivery) error {
+	ev := &d.Event
+	if ev.Poison != nil {
+		return ev.Poison
+	}
+	d.topic = p.topic(ev.Topic)
+	switch {
+	case d.topic.rejected != nil:
+		return d.topic.rejected
+	case ev.Partition >= d.topic.partitions:
+		return fmt.Errorf("partition %d is asked for, and topic %s has %d", ev.Partition, ev.Topic, d.topic.partitions)
+	case recordBytes(ev) > int(d.topic.maxMessageBytes):
+		return fmt.Errorf("the record takes %d bytes, and max.message.bytes of topic %s is %d: raise it there (and replica.fetch.max.bytes on the brokers), or make the event smaller",
+			recordBytes(ev), ev.Topic, d.topic.maxMessageBytes)
+	default:
+		return nil
+	}
+}
+
+// recordBytes returns an upper bound of what a batch takes that holds this event alone, before compression. The client
+// measures the same way, by the encoded size; varints are taken at their longest.
+func recordBytes(ev *decode.Event) int {
+	const batch, record, header = 61, 5 + 1 + 10 + 5 + 5 + 5 + 5, 10
+	n := batch + record + len(ev.Key) + len(ev.Value)
+	for _, h := range ev.Headers {
+		n += header + len(h.Key) + len(h.Value)
+	}
+	return n
+}
+
+func (p *Publisher) lookUp(ctx context.Context, names []string) (found kadm.TopicDetails, missing []string, rejected map[string]error, err error) {
+	rejected = map[string]error{}
+	if len(names) == 0 {
+		return nil, nil, rejected, nil
+	}
 	// Asking for rights as well goes past the client's cache, which does not know of topics that were just created.
 	found, err = p.admin.ListTopics(kadm.WithAuthorizedOps(ctx), names...)
 	if err != nil {
-		return nil, nil, fmt.Errorf("look up topics: %w", err)
+		return nil, nil, nil, fmt.Errorf("look up topics: %w", err)
 	}
 	for _, name := range names {
 		d, ok := found[name]
 		switch {
 		case !ok || errors.Is(d.Err, kerr.UnknownTopicOrPartition):
 			missing = append(missing, name)
+		case IsPoison(d.Err):
+			rejected[name] = fmt.Errorf("topic %s: %w", name, d.Err)
 		case d.Err != nil:
-			return nil, nil, fmt.Errorf("look up topic %s: %w", name, d.Err)
+			return nil, nil, nil, fmt.Errorf("look up topic %s: %w", name, d.Err)
 		}
 	}
-	return found, missing, nil
+	return found, missing, rejected, nil
 }
 
-// Base returns the id of a known topic, and where its partitions ended when it was prepared: before that, nothing of
-// this publisher lies.
-func (p *Publisher) Base(name string) (id string, ends map[int32]int64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	t := p.topics[name]
-	return t.id, t.base
-}
-
-func (p *Publisher) create(ctx context.Context, names []string) error {
+// create creates the topics. It adds to rejected those that cannot be.
+func (p *Publisher) create(ctx context.Context, names []string, rejected map[string]error) (map[string]error, error) {
 	o := p.options.Topics
 	if !o.Create {
-		return fmt.Errorf("topic %s does not exist: create it, or set kafka.create_topics.enabled: true", names[0])
+		for _, name := range names {
+			err := fmt.Errorf("topic %s does not exist: create it, or set kafka.create_topics.enabled: true", name)
+			if !o.MissingIsPoison {
+				return nil, err
+			}
+			rejected[name] = err
+		}
+		return rejected, nil
 	}
 	configs := make(map[string]*string, len(o.Configs))
 	for k, v := range o.Configs {
@@ -106,14 +207,18 @@ func (p *Publisher) create(ctx context.Context, names []string) error {
 	}
 	created, err := p.admin.CreateTopics(ctx, o.Partitions, o.ReplicationFactor, configs, names...)
 	if err != nil {
-		return fmt.Errorf("create topic %s: %w", names[0], err)
+		return nil, fmt.Errorf("create topic %s: %w", names[0], err)
 	}
 	for _, t := range created.Sorted() {
-		if t.Err != nil && !errors.Is(t.Err, kerr.TopicAlreadyExists) {
-			return fmt.Errorf("create topic %s: %w (%s)", t.Topic, t.Err, t.ErrMessage)
+		switch {
+		case t.Err == nil, errors.Is(t.Err, kerr.TopicAlreadyExists):
+		case IsPoison(t.Err), o.MissingIsPoison && errors.Is(t.Err, kerr.ClusterAuthorizationFailed):
+			rejected[t.Topic] = fmt.Errorf("create topic %s: %w (%s)", t.Topic, t.Err, t.ErrMessage)
+		default:
+			return nil, fmt.Errorf("create topic %s: %w (%s)", t.Topic, t.Err, t.ErrMessage)
 		}
 	}
-	return nil
+	return rejected, nil
 }
 
 // limits returns max.message.bytes of each topic. Without the right to ask, the broker's default is assumed; a record

@@ -11,7 +11,8 @@ type flying struct {
 	limit  int64
 	bytes  atomic.Int64
 	events atomic.Int64
-	landed atomic.Int64  // how many have been removed so far
+	out    atomic.Int64  // of them, those that the producer has
+	landed atomic.Int64  // how many have come back from it so far
 	room   chan struct{} // capacity 1: something was removed while the limit was reached
 }
 
@@ -23,7 +24,6 @@ func (f *flying) add(bytes int) {
 }
 
 func (f *flying) remove(bytes int) {
-	f.landed.Add(1)
 	f.events.Add(-1)
 	if f.bytes.Add(-int64(bytes))+int64(bytes) < f.limit {
 		return // nobody waits
@@ -37,11 +37,20 @@ func (f *flying) remove(bytes int) {
 // full reports whether no more should be read. One event larger than the limit is let in when nothing else is there.
 func (f *flying) full() bool { return f.bytes.Load() >= f.limit }
 
-// awaitNone returns when nothing is in flight any more, or with ctx.
+// handOut counts events that go to the producer, comeBack one that it is done with.
+func (f *flying) handOut(n int) { f.out.Add(int64(n)) }
+
+func (f *flying) comeBack(bytes int) {
+	f.remove(bytes)
+	f.landed.Add(1)
+	f.out.Add(-1) // last: whoever waits for none finds everything done
+}
+
+// awaitNone returns when the producer has nothing any more, or with ctx.
 func (f *flying) awaitNone(ctx context.Context) {
 	ticker := time.NewTicker(2 * time.Millisecond)
 	defer ticker.Stop()
-	for f.events.Load() > 0 {
+	for f.out.Load() > 0 {
 		select {
 		case <-ctx.Done():
 			return

@@ -16,6 +16,7 @@ type Metrics struct {
 	publishErrors   *prometheus.CounterVec
 	reconnects      *prometheus.CounterVec
 	suppressed      prometheus.Counter
+	deadLettered    prometheus.Counter
 	commitToAck     prometheus.Histogram
 
 	// perTopic saves the lookups by label, a map each, for every event. Only acked uses it, on the producer's one goroutine.
@@ -44,13 +45,16 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		suppressed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tidemark_duplicates_suppressed_total", Help: "Events that were read again and found to be in Kafka already.",
 		}),
+		deadLettered: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "tidemark_dead_lettered_total", Help: "Events that went to the dead letter topic.",
+		}),
 		commitToAck: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "tidemark_commit_to_ack_seconds", Help: "Time from the commit in Postgres to the acknowledgement by Kafka.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 20), // half a millisecond to four minutes
 		}),
 		perTopic: map[route]counters{},
 	}
-	registry.MustRegister(m.eventsPublished, m.bytesPublished, m.publishErrors, m.reconnects, m.suppressed, m.commitToAck)
+	registry.MustRegister(m.eventsPublished, m.bytesPublished, m.publishErrors, m.reconnects, m.suppressed, m.deadLettered, m.commitToAck)
 	for _, side := range []string{"source", "kafka"} {
 		m.reconnects.WithLabelValues(side)
 	}
@@ -65,6 +69,7 @@ func (r *Relay) RegisterGauges(registry prometheus.Registerer) {
 	gauge("tidemark_inflight_events", "Events that were read and are not acknowledged.", func(s Status) float64 { return float64(s.InFlightEvents) })
 	gauge("tidemark_inflight_bytes", "Memory that they hold.", func(s Status) float64 { return float64(s.InFlightBytes) })
 	gauge("tidemark_confirmed_lsn", "The stored LSN, which is what Postgres is told, as a number of bytes.", func(s Status) float64 { return float64(s.Stored) })
+	gauge("tidemark_parked_events", "Events in the table of parked ones.", func(s Status) float64 { return float64(s.Parked) })
 	gauge("tidemark_leader", "1 while this process streams from the slot.", func(s Status) float64 {
 		if s.State == Streaming {
 			return 1

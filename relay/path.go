@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -28,16 +29,23 @@ type path struct {
 	store   *storing
 	flying  *flying
 	conn    *wal.Conn     // what the reader reads from
+	source  string        // text of the tidemark-source header
 	reader  *wal.Reader   // nil while not streaming
 	target  pglogrepl.LSN // with Once: where the log ended at the start
 
 	tx        *checkpoint.Transaction // the open one; survives a lost connection
+	begun     pglogrepl.LSN           // commit LSN of the last transaction that was begun
+	again     bool                    // inside one that was complete before the connection was lost
 	handed    decode.Position         // of the last event that went to the producer
 	handedAny bool
 	resumed   bool
-	present   *publish.Present   // beyond the checkpoint and in Kafka already; nil when that is behind us
+	present   *publish.Present // beyond the checkpoint and in Kafka already; nil when that is behind us
+	parking   parking
 	burst     []publish.Delivery // events that are to be handed over together
 	lastBurst time.Time
+
+	alone   atomic.Bool // one event is in flight, and it may be rejected
+	verdict error       // on it; written before it leaves the account of flying, read after
 
 	handedCommit atomic.Uint64 // the commit LSN of handed, for keepCheckpoint
 	cutLanded    int64         // keepCheckpoint's: how many events had landed at the last cut
@@ -57,7 +65,7 @@ func (p *path) stream() error {
 		if err := p.awaitRoom(); err != nil { // back-pressure: nothing is read that could not be held
 			return err
 		}
-		msg, err := p.reader.Receive(p.ctx, p.burstDue())
+		msg, err := p.reader.Receive(p.ctx, earlier(p.burstDue(), p.unparkDue()))
 		if err != nil {
 			return err
 		}
@@ -75,7 +83,20 @@ func (p *path) stream() error {
 				return err
 			}
 		}
+		if due := p.unparkDue(); !due.IsZero() && time.Now().After(due) {
+			if err := p.unpark(); err != nil {
+				return err
+			}
+		}
 	}
+}
+
+// earlier returns the earlier of two times, of which a zero one is never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || (!b.IsZero() && b.Before(a)) {
+		return b
+	}
+	return a
 }
 
 // take decodes one message and does what it calls for.
@@ -91,8 +112,7 @@ func (p *path) take(data []byte) error {
 	case decode.Row:
 		return p.row(d)
 	case decode.Commit:
-		p.tracker.Commit(p.tx, p.decoder.Transaction().End)
-		p.tx = nil
+		p.commit()
 	case decode.Skip:
 	}
 	return nil
@@ -101,31 +121,38 @@ func (p *path) take(data []byte) error {
 // errDecode marks what the log says and we do not understand. Trying again would end the same.
 var errDecode = errors.New("read the log")
 
-// begin opens the transaction, or takes it up where a lost connection left it.
+// begin opens the transaction. After a lost connection the stream begins again at the stored LSN: what was complete before
+// is skipped, and the transaction in which the connection broke is taken up where it was.
 func (p *path) begin() error {
 	commit := p.decoder.Transaction().Commit
-	if p.tx == nil {
+	switch {
+	case commit > p.begun && p.tx == nil:
+		p.begun, p.again = commit, false
 		p.tx = p.tracker.Begin(commit)
-		return nil
-	}
-	if p.tx.Commit() != commit {
-		return fmt.Errorf("%w: the stream was cut inside the transaction that commits at %s, and goes on with another, at %s",
-			errDecode, p.tx.Commit(), commit)
+	case commit > p.begun:
+		return fmt.Errorf("%w: the stream was cut inside the transaction that commits at %s, and goes on without its end, at %s",
+			errDecode, p.begun, commit)
+	case commit == p.begun && p.tx != nil:
+		p.again = false
+	default:
+		p.again = true
 	}
 	return nil
 }
 
-// row puts the event into the burst, unless it was handed over before the connection was lost.
+func (p *path) commit() {
+	if !p.again {
+		p.tracker.Commit(p.tx, p.decoder.Transaction().End)
+		p.tx = nil
+	}
+	p.again = false
+}
+
+// row puts the event into the burst, unless that was done before the connection was lost or the process restarted.
 func (p *path) row(d *publish.Delivery) error {
 	ev := &d.Event
-	if p.handedAny && ev.Position.Compare(p.handed) <= 0 {
+	if p.again || (p.handedAny && ev.Position.Compare(p.handed) <= 0) {
 		return nil
-	}
-	if ev.Poison != nil {
-		if err := p.handOver(); err != nil { // what came before it is not held up
-			return err
-		}
-		return &PoisonError{Event: *ev, Reason: ev.Poison}
 	}
 	p.handed, p.handedAny = ev.Position, true
 	p.tx.Add()
@@ -136,6 +163,9 @@ func (p *path) row(d *publish.Delivery) error {
 	d.Owner = p.tx
 	p.flying.add(ev.Bytes())
 	p.burst = p.burst[:len(p.burst)+1]
+	if p.inDoubt(ev.Position) {
+		return p.handOver()
+	}
 	return nil
 }
 
@@ -148,7 +178,7 @@ func (p *path) alreadyThere(ev *decode.Event) bool {
 		p.present = nil
 		return false
 	}
-	if !p.present.Has(ev) {
+	if !p.present.Has(ev) && (p.OnPoison != DeadLetter || !p.present.HasIn(p.DeadLetterTopic, ev)) {
 		return false
 	}
 	p.Metrics.suppressed.Inc()
@@ -175,54 +205,75 @@ func (p *path) burstIsDue() bool {
 	return len(p.burst) > 0 && (len(p.burst) == cap(p.burst) || time.Since(p.lastBurst) >= burstInterval)
 }
 
-// handOver gives the burst to the producer, in order. Topics that are met for the first time are prepared before.
+// handOver gives the burst to the producer, in order. Topics that are met for the first time are prepared before; an event
+// that cannot be published is set aside in its turn.
 func (p *path) handOver() error {
 	if len(p.burst) == 0 {
 		return nil
 	}
-	if err := p.prepareTopics(); err != nil {
+	if err := p.prepareTopics(topicsOf(p.burst)); err != nil {
 		return err
 	}
 	batch := p.burst
 	p.handedCommit.Store(uint64(batch[len(batch)-1].Event.Position.Commit)) // before they leave, see save
 	p.burst = p.burst[len(p.burst):len(p.burst):cap(p.burst)]
-	p.pub.Publish(batch)
 	p.lastBurst = time.Now()
-	return nil
-}
-
-// prepareTopics makes the burst's topics known to the publisher, for as long as that takes.
-func (p *path) prepareTopics() error {
-	var unknown []string
-	seen := map[string]bool{}
-	for i := range p.burst {
-		if name := p.burst[i].Event.Topic; !seen[name] && !p.pub.Known(name) {
-			seen[name] = true
-			unknown = append(unknown, name)
+	from := 0
+	for i := range batch {
+		d := &batch[i]
+		reason := p.pub.Check(d)
+		if reason == nil && !p.waitsBehindParked(&d.Event) {
+			continue
+		}
+		p.publish(batch[from:i])
+		from = i + 1
+		if err := p.setAside(d, reason); err != nil {
+			p.abandon(batch[from:])
+			return err
 		}
 	}
+	if p.inDoubt(batch[0].Event.Position) && from == 0 {
+		return p.publishAlone(batch)
+	}
+	p.publish(batch[from:])
+	return p.parkAside()
+}
+
+func (p *path) publish(batch []publish.Delivery) {
+	p.flying.handOut(len(batch))
+	p.pub.Publish(batch)
+}
+
+// abandon takes deliveries that will not be handed over out of the account.
+func (p *path) abandon(batch []publish.Delivery) {
+	for i := range batch {
+		p.flying.remove(batch[i].Event.Bytes())
+	}
+}
+
+func topicsOf(batch []publish.Delivery) []string {
+	var topics []string
+	last := ""
+	for i := range batch {
+		if ev := &batch[i].Event; ev.Poison == nil && ev.Topic != last && !slices.Contains(topics, ev.Topic) {
+			topics = append(topics, ev.Topic)
+			last = ev.Topic
+		}
+	}
+	return topics
+}
+
+// prepareTopics makes the topics known to the publisher, for as long as that takes.
+func (p *path) prepareTopics(topics []string) error {
+	unknown := slices.DeleteFunc(topics, p.pub.Known)
 	if len(unknown) == 0 {
 		return nil
 	}
-	return p.aside(func(ctx context.Context) error {
-		trouble := newOutage(p.Log, "topics are not ready, events wait")
-		for {
-			err := p.pub.Prepare(ctx, unknown)
-			if err == nil {
-				err = p.cover(ctx, unknown)
-			}
-			if err == nil {
-				trouble.healed()
-				return nil
-			}
-			if publish.IsPoison(err) || checkpoint.IsTakenOver(err) {
-				return err
-			}
-			p.status.fail(err)
-			if trouble.wait(ctx, err) != nil {
-				return err
-			}
+	return p.persist("topics are not ready, events wait", func(ctx context.Context) error {
+		if err := p.pub.Prepare(ctx, unknown); err != nil {
+			return err
 		}
+		return p.cover(ctx, unknown)
 	})
 }
 
@@ -230,8 +281,9 @@ func (p *path) prepareTopics() error {
 func (p *path) cover(ctx context.Context, topics []string) error {
 	bases := make(map[string]topicBase, len(topics))
 	for _, name := range topics {
-		id, ends := p.pub.Base(name)
-		bases[name] = topicBase{id, ends}
+		if id, ends, ok := p.pub.Base(name); ok {
+			bases[name] = topicBase{id, ends}
+		}
 	}
 	return p.store.cover(ctx, bases)
 }
@@ -286,29 +338,22 @@ func (p *path) awaitRoom() error {
 func (p *path) acked(d *publish.Delivery, err error) {
 	ev := &d.Event
 	bytes := ev.Bytes()
-	if err == nil {
+	switch {
+	case err == nil:
 		p.Metrics.published(ev)
+		if ev.Topic == p.DeadLetterTopic {
+			p.Metrics.deadLettered.Inc()
+		}
 		d.Owner.(*checkpoint.Transaction).Acked() //nolint:forcetypeassert // row put it there
-	} else {
+	case publish.IsPoison(err) && p.alone.Load():
+		p.verdict = err // publishAlone waits for it
+	default:
 		p.Metrics.failed(ev.Topic, err)
 		if publish.IsPoison(err) {
-			err = &PoisonError{Event: *ev, Reason: err}
+			err = &rejection{err}
 		}
 		p.fail(err) // the event stays unacknowledged, so nothing behind it becomes safe
 	}
 	d.Release()
-	p.flying.remove(bytes)
+	p.flying.comeBack(bytes)
 }
-
-// PoisonError is an event that cannot be published. Under delivery.on_poison: stop it ends the relay.
-type PoisonError struct {
-	Event  decode.Event
-	Reason error
-}
-
-func (e *PoisonError) Error() string {
-	return fmt.Sprintf("event %s of %s (position %s, topic %q) cannot be published: %v; mend the cause, or set delivery.on_poison to park or dead_letter",
-		e.Event.ID, e.Event.Table, e.Event.Position, e.Event.Topic, e.Reason)
-}
-
-func (e *PoisonError) Unwrap() error { return e.Reason }

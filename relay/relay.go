@@ -31,7 +31,10 @@ type Options struct {
 	CheckpointEvery  time.Duration
 	DrainTimeout     time.Duration // how long a stop waits for acknowledgements
 	ResumeDedupe     bool          // at a start, look in Kafka for what was published behind the checkpoint, and drop it
-	Once             bool          // end when everything committed before the start is in Kafka
+	OnPoison         Policy
+	DeadLetterTopic  string
+	ParkDSN          string // of the database with the table of parked events
+	Once             bool   // end when everything committed before the start is in Kafka
 
 	Log     zerolog.Logger
 	Metrics *Metrics
@@ -50,11 +53,15 @@ type Store interface {
 // Relay publishes the outbox of one source.
 type Relay struct {
 	Options
-	status statusBoard
+	status      statusBoard
+	doubt       doubt          // survives the term that raised it
+	setAsideLog zerolog.Logger // says the first of many
 }
 
 // New returns a relay that does nothing until Run.
-func New(o Options) *Relay { return &Relay{Options: o} }
+func New(o Options) *Relay {
+	return &Relay{Options: o, setAsideLog: o.Log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Minute})}
+}
 
 // Run publishes until ctx is done, which is no error: what is in flight then is waited for, within DrainTimeout. With
 // Once it returns nil when everything committed before its start is in Kafka. What passes by itself (a server that is
@@ -106,11 +113,14 @@ func (r *Relay) term(ctx context.Context, trouble *outage) error {
 	defer p.close()
 	if l.existing {
 		if err := p.publishExisting(l); err != nil {
+			p.raiseDoubt(err)
 			return p.drain(err)
 		}
 	}
 	trouble.healed()
-	return p.run(l)
+	err = p.run(l)
+	p.raiseDoubt(err)
+	return err
 }
 
 // lead is what a process has when the slot is its own to read: a connection and where to start.
@@ -162,7 +172,7 @@ func (r *Relay) takeSlot(ctx context.Context, conn *wal.Conn, trouble *outage) (
 	if err != nil {
 		return nil, err
 	}
-	l := &lead{conn: conn, decoder: decoder, stored: r.newCheckpoint(conn.System)}
+	l := &lead{conn: conn, decoder: decoder, stored: NewCheckpoint(conn.System, r.Source.Slot)}
 	if stored != nil {
 		l.stored = *stored
 	}
@@ -276,7 +286,7 @@ func (r *Relay) beginStreaming(ctx context.Context, l *lead) error {
 func (r *Relay) newDecoder(ctx context.Context, conn *wal.Conn) (*decode.Decoder, error) {
 	decoder, err := decode.New(decode.Options{
 		Tables: r.Tables,
-		Source: sourceName(conn.System, r.Source.Slot),
+		Source: SourceName(conn.System, r.Source.Slot),
 	})
 	if err != nil {
 		return nil, &hinted{err, "correct outbox in the configuration"}
@@ -293,8 +303,8 @@ func (r *Relay) newDecoder(ctx context.Context, conn *wal.Conn) (*decode.Decoder
 	return decoder, nil
 }
 
-// sourceName is the text of the tidemark-source header.
-func sourceName(s wal.System, slot string) string { return s.ID + "/" + s.Database + "/" + slot }
+// SourceName is the text of the tidemark-source header.
+func SourceName(s wal.System, slot string) string { return s.ID + "/" + s.Database + "/" + slot }
 
 func decodeColumns(columns []wal.Column) []decode.Column {
 	out := make([]decode.Column, len(columns))
@@ -304,9 +314,10 @@ func decodeColumns(columns []wal.Column) []decode.Column {
 	return out
 }
 
-func (r *Relay) newCheckpoint(s wal.System) checkpoint.Checkpoint {
+// NewCheckpoint returns a checkpoint of this source without a position.
+func NewCheckpoint(s wal.System, slot string) checkpoint.Checkpoint {
 	return checkpoint.Checkpoint{
 		Version: checkpoint.Version, SystemIdentifier: s.ID, Timeline: s.Timeline, Database: s.Database,
-		Slot: r.Source.Slot, Offsets: checkpoint.Offsets{}, WrittenAt: time.Now().UTC(),
+		Slot: slot, Offsets: checkpoint.Offsets{}, WrittenAt: time.Now().UTC(),
 	}
 }

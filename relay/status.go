@@ -31,6 +31,7 @@ type Status struct {
 	Stored         checkpoint.LSN `json:"stored_lsn"`            // what is stored, and so may be confirmed
 	InFlightEvents int64          `json:"inflight_events"`
 	InFlightBytes  int64          `json:"inflight_bytes"`
+	Parked         int64          `json:"parked"` // events in the table of parked ones
 	LastError      string         `json:"last_error,omitempty"`
 	LastErrorAt    *time.Time     `json:"last_error_at,omitempty"`
 
@@ -139,3 +140,7 @@ func (b *statusBoard) kafka(silent bool, err error) {
 }
 
 func (b *statusBoard) end() { b.update(func(s *Status) { s.enter(Stopped) }) }
+
+func (b *statusBoard) parked(n int64) { b.update(func(s *Status) { s.Parked = n }) }
+
+func (b *statusBoard) addParked(n int64) { b.update(func(s *Status) { s.Parked += n }) }

@@ -178,7 +178,12 @@ func (p *path) keepCheckpoint(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		if err := p.save(ctx); err != nil {
+		err := p.save(ctx)
+		if checkpoint.IsTakenOver(err) {
+			p.fail(err) // what we know of the stream is of no use any more
+			return
+		}
+		if err != nil {
 			p.status.checkpointFailed(err)
 			if trouble.wait(ctx, err) != nil {
 				return

@@ -18,7 +18,7 @@ import (
 // newPath opens what a term needs besides the source.
 func (r *Relay) newPath(ctx context.Context, l *lead) (*path, error) {
 	p := &path{
-		Relay: r, decoder: l.decoder, flying: newFlying(r.MaxBufferedBytes),
+		Relay: r, source: SourceName(l.conn.System, r.Source.Slot), decoder: l.decoder, flying: newFlying(r.MaxBufferedBytes),
 		tracker: checkpoint.NewTracker(checkpoint.Mark{End: l.start}),
 		store:   newStoring(r.Store, l.stored, rand.Text()),
 	}
@@ -37,6 +37,7 @@ func (p *path) close() {
 	p.status.end()
 	p.disconnect()
 	p.pub.Close()
+	p.closeParking()
 }
 
 // run streams until ctx is done or something happens that the term cannot outlive, and then drains.
@@ -67,6 +68,9 @@ func (p *path) sessions(l *lead) error {
 				return err
 			}
 			p.disconnect()
+			if err := p.handOver(); err != nil { // what was read need not wait for the source
+				return err
+			}
 			p.status.interrupt(err)
 			p.Metrics.reconnected("source")
 			if trouble.wait(p.ctx, err) == nil {
@@ -101,29 +105,16 @@ func (p *path) resume(l *lead) error {
 		return nil
 	}
 	tail := publish.Tail{
-		Source: sourceName(l.conn.System, p.Source.Slot), Since: pglogrepl.LSN(l.stored.LSN),
+		Source: p.source, Since: pglogrepl.LSN(l.stored.LSN),
 		Offsets: l.stored.Offsets, TopicIDs: l.stored.TopicIDs, Producers: l.stored.Producers,
 		Progress: func(read, of int64) {
 			p.Log.Info().Int64("read", read).Int64("of", of).Msg("reading what was published beyond the checkpoint")
 		},
 	}
-	err := p.aside(func(ctx context.Context) error {
-		trouble := newOutage(p.Log, "Kafka is not ready, nothing is published yet")
-		for {
-			err := p.takeOver(ctx, tail)
-			if err == nil {
-				trouble.healed()
-				return nil
-			}
-			if checkpoint.IsTakenOver(err) {
-				return err
-			}
-			p.status.fail(err)
-			if trouble.wait(ctx, err) != nil {
-				return err
-			}
-		}
-	})
+	err := p.persist("Kafka is not ready, nothing is published yet", func(ctx context.Context) error { return p.takeOver(ctx, tail) })
+	if err == nil {
+		err = p.persist("the table of parked events cannot be read, nothing is published yet", func(ctx context.Context) error { return p.openParking(ctx, p.source) })
+	}
 	p.resumed = err == nil
 	return err
 }
@@ -161,9 +152,7 @@ func (p *path) disconnect() {
 // drain waits, for a bounded time, until what is in flight is acknowledged, stores what is safe and confirms it. Whatever
 // it does not manage is replayed at the next start.
 func (p *path) drain(err error) error {
-	for i := range p.burst {
-		p.flying.remove(p.burst[i].Event.Bytes()) // never handed over
-	}
+	p.abandon(p.burst)
 	p.burst = nil
 	limit := p.DrainTimeout
 	if publish.IsFenced(err) {
@@ -178,7 +167,7 @@ func (p *path) drain(err error) error {
 	}()
 	_ = p.hold(ctx, landed) // a source that goes away now is no new problem
 	<-landed
-	if left := p.flying.events.Load(); left > 0 {
+	if left := p.flying.out.Load(); left > 0 {
 		p.Log.Warn().Int64("events", left).Dur("waited", limit).
 			Msg("not all events in flight were acknowledged in time; the next start takes care of them")
 	}

@@ -1,0 +1,140 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tidemark/tidemark/checkpoint"
+	"github.com/tidemark/tidemark/config"
+	"github.com/tidemark/tidemark/relay"
+	"github.com/tidemark/tidemark/wal"
+)
+
+func (a *app) checkpointCommand() *cobra.Command {
+	command := &cobra.Command{
+		Use:   "checkpoint",
+		Short: "Show the stored checkpoint, or take the slot's position after a refusal",
+	}
+	command.AddCommand(a.checkpointShowCommand(), a.checkpointAdoptCommand())
+	return command
+}
+
+func (a *app) checkpointShowCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "show",
+		Short:   "Print the stored checkpoint as JSON",
+		Long:    "show prints the stored checkpoint as it is, without asking Postgres. It fails if nothing is stored, or nothing whole.",
+		Example: "  tidemark checkpoint show",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, _, err := a.load()
+			if err != nil {
+				return err
+			}
+			store := checkpointStore(c)
+			stored, err := store.Load(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if stored == nil {
+				return fmt.Errorf("nothing is stored in %s: the first `tidemark run` stores a checkpoint", store)
+			}
+			b, err := checkpoint.Encode(stored)
+			if err != nil {
+				return err
+			}
+			a.printf("%s", b)
+			return nil
+		},
+	}
+}
+
+func (a *app) checkpointAdoptCommand() *cobra.Command {
+	var accept bool
+	command := &cobra.Command{
+		Use:   "adopt --accept-gap",
+		Short: "Take the slot's position as the checkpoint, after a refusal",
+		Long: `adopt stores the slot's position as the checkpoint, so that a relay that refused to start goes on from there. It is for
+a slot that is ahead of the checkpoint, and for a checkpoint that is torn, foreign or ahead of the server. What was
+stored is kept beside the new one.
+
+Events committed between the old checkpoint and the slot's position may be missing in Kafka: Postgres will not send them
+again. They are still in the outbox table, unless something deletes from it.`,
+		Example: "  tidemark checkpoint show\n  tidemark checkpoint adopt --accept-gap",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !accept {
+				return &usageError{fmt.Errorf("adopt can leave events out: read `tidemark checkpoint adopt --help`, then give --accept-gap")}
+			}
+			c, _, err := a.load()
+			if err != nil {
+				return err
+			}
+			return a.adoptCheckpoint(cmd.Context(), c)
+		},
+	}
+	command.Flags().BoolVar(&accept, "accept-gap", false, "go on although events may be missing in Kafka")
+	return command
+}
+
+func (a *app) adoptCheckpoint(ctx context.Context, c *config.Config) error {
+	conn, err := wal.Connect(ctx, sourceOptions(c))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	slot, err := conn.Slot(ctx)
+	if err != nil {
+		return err
+	}
+	if slot == nil {
+		return fmt.Errorf("slot %s does not exist, so it has no position: tidemark init --recreate-slot", c.Source.Slot)
+	}
+	if reason, lost := slot.Lost(); lost {
+		return fmt.Errorf("slot %s is lost (%s), so its position is of no use: tidemark init --recreate-slot", slot.Name, reason)
+	}
+	if slot.Active {
+		return fmt.Errorf("slot %s is in use by Postgres backend %d: stop the relay that streams from it", slot.Name, slot.ActivePID)
+	}
+	start, err := slot.Confirmed()
+	if err != nil {
+		return fmt.Errorf("slot %s: confirmed_flush_lsn: %w", slot.Name, err)
+	}
+	next := relay.NewCheckpoint(conn.System, slot.Name)
+	next.LSN = checkpoint.LSN(start)
+	return a.replaceCheckpoint(ctx, checkpointStore(c), next)
+}
+
+// replaceCheckpoint stores next in the place of whatever is there, which it keeps under another name, and says what may
+// be missing.
+func (a *app) replaceCheckpoint(ctx context.Context, store *checkpoint.File, next checkpoint.Checkpoint) error {
+	stored, err := store.Load(ctx)
+	if err != nil && !checkpoint.IsCorrupt(err) {
+		return err
+	}
+	from := "an unknown position, since what was stored cannot be read,"
+	switch {
+	case err == nil && stored == nil:
+		from = "the beginning"
+	case err == nil:
+		from = stored.LSN.String()
+		if stored.SystemIdentifier == next.SystemIdentifier {
+			// Where our events lie in the topics is still true, and so is who may have written them.
+			next.Offsets, next.TopicIDs, next.Producers = stored.Offsets, stored.TopicIDs, stored.Producers
+		}
+	}
+	kept, err := store.SetAside(time.Now())
+	if err != nil {
+		return err
+	}
+	if err := store.Save(ctx, &next, ""); err != nil {
+		return err
+	}
+	a.printf("The checkpoint is now at %s.\n", next.LSN)
+	if kept != "" {
+		a.printf("What was stored before is kept in %s.\n", kept)
+	}
+	a.printf("Events committed after %s and before %s may be missing in Kafka. They are still in the outbox table, unless something deletes from it.\n", from, next.LSN)
+	return nil
+}

@@ -1,0 +1,90 @@
+package relay_test
+
+import (
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/tidemark/tidemark/relay"
+)
+
+// slowly delays what Kafka answers to a producer while on.
+func (b *bench) slowly(on *atomic.Bool) {
+	b.cluster.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+		b.cluster.KeepControl()
+		if on.Load() {
+			b.cluster.SleepControl(func() { time.Sleep(50 * time.Millisecond) })
+		}
+		return nil, nil, false
+	})
+}
+
+func TestLostConnectionIsTakenUpWhereItBroke(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.options.MaxBufferedBytes = 256 << 10 // so that the stream breaks in the middle of a transaction
+	b.options.Source.DSN += "&options=-c%20logical_decoding_work_mem%3D64kB"
+	var slow atomic.Bool
+	b.slowly(&slow)
+	r := b.start()
+	b.insert(1)
+	b.records("outbox.event.order", 1)
+	slow.Store(true)
+	for range 5 {
+		b.insert(20) // whole, and not yet acknowledged when the connection breaks
+	}
+	b.insert(5000)
+	b.insert(30)
+	total := 1 + 5*20 + 5000 + 30
+	cut := 0
+	for cut < 5 {
+		var n int
+		err := b.db.QueryRow(t.Context(), `select count(pg_terminate_backend(active_pid)) from pg_replication_slots
+			where slot_name = $1 and active`, b.slot).Scan(&n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cut += n
+		time.Sleep(150 * time.Millisecond)
+	}
+	slow.Store(false)
+	mustArriveInOrder(t, b.records("outbox.event.order", total))
+	eventually(t, "the relay is ready again", func() bool { return r.relay.Ready() == nil })
+	r.stop()
+
+	r = b.start()
+	b.insert(1)
+	mustArriveInOrder(t, b.records("outbox.event.order", total+1))
+	r.stop()
+}
+
+func TestFencedProducerStartsOverFromTheCheckpoint(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.options.ResumeDedupe = true
+	first := b.start()
+	b.insert(10)
+	b.records("outbox.event.order", 10)
+
+	// Another process has taken the checkpoint over, as one does on the same slot while this one is stopped.
+	stored, err := b.store.Load(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	holder := stored.Writer
+	stored.Writer = "another"
+	if err := b.store.Save(t.Context(), stored, holder); err != nil {
+		t.Fatal(err)
+	}
+	b.insert(10)
+	eventually(t, "the relay has made the checkpoint its own again", func() bool {
+		c, err := b.store.Load(t.Context())
+		return err == nil && c.Writer != "another"
+	})
+	b.insert(10)
+	mustArriveInOrder(t, b.records("outbox.event.order", 30))
+	eventually(t, "streaming", func() bool { return first.relay.Status().State == relay.Streaming })
+	first.stop()
+}

@@ -112,7 +112,8 @@ func (b *builder) fill(f *filler, row []value) ([]byte, error) {
 // copy copies p into the event's memory; it is never nil.
 func (b *builder) copy(p []byte) []byte { return append(b.bytes.piece(len(p)), p...) }
 
-// topic returns the name that f makes of the row. It fails on a null in it and on what Kafka would refuse.
+// topic returns the name that f makes of the row. It fails on a null in it and on what Kafka would refuse; that it
+// returns all the same, cut to a topic's length, for whoever has to mend it.
 func (b *builder) topic(f *filler, row []value) (string, error) {
 	for i := range f.parts {
 		if p := &f.parts[i]; p.form != asLiteral && row[p.column].data == nil {
@@ -128,7 +129,7 @@ func (b *builder) topic(f *filler, row []value) (string, error) {
 	}
 	topic, err := b.topics.intern(name)
 	if err != nil {
-		return string(name[:min(len(name), 249)]), err // what was asked for, for whoever has to mend it
+		return string(name[:min(len(name), maxTopicLen)]), err
 	}
 	return topic, nil
 }

@@ -67,10 +67,10 @@ func TestDecodeTellsKindsAndTransaction(t *testing.T) {
 		tx   Transaction
 	}{
 		{relationMessage(1, "public", "outbox", plainColumns()...), Skip, Transaction{}},
-		{beginMessage(0x20, 7), Begin, Transaction{XID: 7, Commit: 0x20, Time: at}},
-		{insertMessage(1, "1", "t", "k", "v"), Row, Transaction{XID: 7, Commit: 0x20, Time: at}},
-		{commitMessage(0x20, 0x30), Commit, Transaction{XID: 7, Commit: 0x20, End: 0x30, Time: at}},
-		{beginMessage(0x40, 8), Begin, Transaction{XID: 8, Commit: 0x40, Time: at}},
+		{beginMessage(0x20, 7), Begin, Transaction{XID: 7, Commit: 0x20, Time: commitTime()}},
+		{insertMessage(1, "1", "t", "k", "v"), Row, Transaction{XID: 7, Commit: 0x20, Time: commitTime()}},
+		{commitMessage(0x20, 0x30), Commit, Transaction{XID: 7, Commit: 0x20, End: 0x30, Time: commitTime()}},
+		{beginMessage(0x40, 8), Begin, Transaction{XID: 8, Commit: 0x40, Time: commitTime()}},
 	}
 	for i, step := range steps {
 		var ev Event
@@ -106,8 +106,8 @@ func TestPositionCountsEveryRowOfATransactionFromZero(t *testing.T) {
 		if ev.Position != want[i] || ev.ID != string(rune('a'+i)) {
 			t.Errorf("row %d: id %q at %v, want %v", i, ev.ID, ev.Position, want[i])
 		}
-		if ev.CommitTime != at {
-			t.Errorf("row %d: commit time %v, want %v", i, ev.CommitTime, at)
+		if ev.CommitTime != commitTime() {
+			t.Errorf("row %d: commit time %v, want %v", i, ev.CommitTime, commitTime())
 		}
 	}
 	if events[1].Table != "app.outbox" || events[2].Poison == nil {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -260,9 +261,7 @@ func TestCapture(t *testing.T) {
 	}
 	// Many statements in one string, and the output formats that wal asks for.
 	config.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
-	for name, value := range map[string]string{"datestyle": "ISO", "timezone": "UTC", "bytea_output": "hex"} {
-		config.RuntimeParams[name] = value
-	}
+	maps.Copy(config.RuntimeParams, map[string]string{"datestyle": "ISO", "timezone": "UTC", "bytea_output": "hex"})
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		t.Fatal(err)

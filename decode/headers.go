@@ -115,7 +115,9 @@ func (s *jsonScanner) value() []byte {
 			depth--
 			n++
 		default: // a number, a word; or, in a nested value, a comma, a colon, white space
-			for n++; n < len(s.rest) && strings.IndexByte(jsonSpace+`,:{}[]"`, s.rest[n]) < 0; n++ {
+			n++
+			for n < len(s.rest) && strings.IndexByte(jsonSpace+`,:{}[]"`, s.rest[n]) < 0 {
+				n++
 			}
 		}
 		if depth == 0 {

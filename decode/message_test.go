@@ -7,21 +7,21 @@ import (
 	"github.com/jackc/pglogrepl"
 )
 
-// The messages of a server, written by hand for what no real server sends on request. What a real one sends is in
-// testdata; golden_test.go holds the two against each other only through the decoder.
+// Messages made by hand, for what no real server sends on request. What real ones sent is in testdata.
 
-var at = time.Date(2026, 11, 22, 10, 0, 0, 123456000, time.UTC)
+// commitTime is the time of all their transactions.
+func commitTime() time.Time { return time.Date(2026, 11, 22, 10, 0, 0, 123456000, time.UTC) }
 
 func beginMessage(lsn pglogrepl.LSN, xid uint32) []byte {
 	b := binary.BigEndian.AppendUint64([]byte{'B'}, uint64(lsn))
-	b = binary.BigEndian.AppendUint64(b, wireTime(at))
+	b = binary.BigEndian.AppendUint64(b, wireTime(commitTime()))
 	return binary.BigEndian.AppendUint32(b, xid)
 }
 
 func commitMessage(lsn, end pglogrepl.LSN) []byte {
 	b := binary.BigEndian.AppendUint64([]byte{'C', 0}, uint64(lsn))
 	b = binary.BigEndian.AppendUint64(b, uint64(end))
-	return binary.BigEndian.AppendUint64(b, wireTime(at))
+	return binary.BigEndian.AppendUint64(b, wireTime(commitTime()))
 }
 
 func wireTime(t time.Time) uint64 {

@@ -1,5 +1,7 @@
 package decode
 
+import "slices"
+
 // The slabs hand out pieces of large allocations, so that a row costs a fraction of one. A piece is never taken back:
 // the garbage collector frees a chunk when the last event that has a piece of it is gone.
 const (
@@ -42,5 +44,5 @@ func (s *headerSlab) close(h []Header) []Header {
 	if len(h) <= len(s.free) {
 		s.free = s.free[len(h):]
 	}
-	return h[:len(h):len(h)]
+	return slices.Clip(h)
 }

@@ -31,8 +31,11 @@ func MultiRow(t *Transaction) error { return t.multiRow(2 + t.w.rng.IntN(30)) }
 // Copy inserts rows with COPY, which logs many of them in one record, under one LSN.
 func Copy(t *Transaction) error { return t.copy(10 + t.w.rng.IntN(60)) }
 
-// Bulk is a COPY of a thousand rows, for filling a table.
-func Bulk(t *Transaction) error { return t.copy(1000) }
+// EachKey is a COPY of one row for each of the writer's keys, for filling a table quickly.
+func EachKey(t *Transaction) error {
+	t.each = true
+	return t.copy(len(t.own))
+}
 
 // Long takes its time, so that other transactions begin and commit within it.
 func Long(t *Transaction) error {
@@ -77,7 +80,8 @@ type Transaction struct {
 	w      *writer
 	own    []target
 	shared []target
-	next   int // walks over the keys
+	next   int  // walks over the keys
+	each   bool // and over the writer's own
 }
 
 // row is one that is about to be inserted.
@@ -105,6 +109,10 @@ func (t *Transaction) rows(n int) []row {
 
 // key chooses the key of a row: those that are locked for this transaction now and then, else one of the writer's own.
 func (t *Transaction) key() target {
+	if t.each {
+		t.next++
+		return t.own[t.next%len(t.own)]
+	}
 	if len(t.shared) > 0 && t.w.rng.IntN(3) == 0 {
 		t.next++
 		return t.shared[t.next%len(t.shared)]

@@ -142,6 +142,9 @@ func (p *path) unparkDue() time.Time {
 	if len(p.parking.keys) == 0 {
 		return time.Time{}
 	}
+	if p.parking.look.IsZero() {
+		p.parking.look = time.Now().Add(parkLook)
+	}
 	return p.parking.look
 }
 

@@ -1,0 +1,165 @@
+package relay_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tidemark/tidemark/park"
+	"github.com/tidemark/tidemark/relay"
+)
+
+// lot opens the table of parked events as the commands do.
+func (b *bench) lot() *park.Store {
+	b.t.Helper()
+	var id string
+	if err := b.db.QueryRow(b.t.Context(), "select system_identifier::text from pg_control_system()").Scan(&id); err != nil {
+		b.t.Fatal(err)
+	}
+	s, err := park.Open(b.t.Context(), b.dsn, id+"/"+b.db.Config().Database+"/"+b.slot)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(s.Close)
+	return s
+}
+
+func (b *bench) parkedIs(lot *park.Store, n int64) {
+	b.t.Helper()
+	var got int64
+	eventually(b.t, "the number of parked events is as it should be", func() bool {
+		var err error
+		got, err = lot.Count(b.t.Context())
+		return err == nil && got == n
+	})
+}
+
+// inOrder returns the values of one key in the order of their offsets.
+func inOrder(records []*kgo.Record, key string) []string {
+	var out []string
+	for _, r := range records {
+		if string(r.Key) == key {
+			v := strings.Trim(string(r.Value), `"`)
+			out = append(out, v[:min(len(v), 3)])
+		}
+	}
+	return out
+}
+
+func TestParkedEventHoldsItsKeyAndNothingElse(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.options.OnPoison, b.options.ResumeDedupe, b.options.ParkDSN = relay.Park, true, b.dsn
+	lot := b.lot()
+	r := b.start()
+	b.event("k", "good", "k1")
+	b.event("k", "good", "k2 "+strings.Repeat("x", 2<<20)) // above the topic's limit
+	b.event("k", "good", "k3")
+	b.event("o", "good", "o1")
+	b.event("k", "good", "k4")
+	b.event("o", "good", "o2")
+	records := b.records("outbox.event.good", 3)
+	if got := inOrder(records, "k"); !slices.Equal(got, []string{"k1"}) {
+		t.Errorf("under the parked key arrived %q", got)
+	}
+	b.parkedIs(lot, 3)
+	r.stop()
+
+	// It is still parked after a restart, and so is what comes then.
+	r = b.start()
+	b.event("k", "good", "k5")
+	b.parkedIs(lot, 4)
+	b.records("outbox.event.good", 3)
+
+	// Released while the cause is still there, it comes back, and nothing overtakes it.
+	release := func() {
+		events, err := lot.List(t.Context(), 1)
+		if err != nil || len(events) != 1 {
+			t.Fatalf("list: %v, %v", events, err)
+		}
+		if err := lot.Release(t.Context(), events[0].Event.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	release()
+	eventually(t, "the event is parked again", func() bool {
+		events, err := lot.List(t.Context(), 1)
+		return err == nil && len(events) == 1 && events[0].State == park.Waiting
+	})
+	b.records("outbox.event.good", 3)
+
+	// The cause is mended.
+	b.setTopicConfig("outbox.event.good", "max.message.bytes", "8388608")
+	r.stop() // limits are learnt at a start
+	r = b.start()
+	release()
+	records = b.records("outbox.event.good", 7)
+	if got, want := inOrder(records, "k"), []string{"k1", "k2 ", "k3", "k4", "k5"}; !slices.Equal(got, want) {
+		t.Errorf("order of the key: %q, want %q", got, want)
+	}
+	mustArriveInOrderPerKey(t, records)
+	b.parkedIs(lot, 0)
+	b.event("k", "good", "k6")
+	b.records("outbox.event.good", 8)
+	b.parkedIs(lot, 0)
+	r.stop()
+}
+
+func TestDiscardedEventLetsItsKeyGo(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.options.OnPoison, b.options.ResumeDedupe, b.options.ParkDSN = relay.Park, true, b.dsn
+	lot := b.lot()
+	b.event("k", "a/b", "x1")
+	b.event("k", "good", "k1")
+	b.event("k", "good", "k2 "+strings.Repeat("x", 2<<20))
+	b.event("k", "good", "k3")
+	r := b.start()
+	b.records("outbox.event.good", 1)
+	b.parkedIs(lot, 3)
+	events, err := lot.List(t.Context(), 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range events {
+		if !e.Behind {
+			if err := lot.Discard(t.Context(), e.Event.ID); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if got, want := inOrder(b.records("outbox.event.good", 2), "k"), []string{"k1", "k3"}; !slices.Equal(got, want) {
+		t.Errorf("arrived %q, want %q", got, want)
+	}
+	b.parkedIs(lot, 0)
+	r.stop()
+}
+
+func (b *bench) setTopicConfig(topic, key, value string) {
+	b.t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(b.cluster.ListenAddrs()...))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer client.Close()
+	_, err = kadm.NewClient(client).AlterTopicConfigs(b.t.Context(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: key, Value: &value}}, topic)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// mustArriveInOrderPerKey checks that positions grow within a key, and that no id comes twice.
+func mustArriveInOrderPerKey(t *testing.T, records []*kgo.Record) {
+	t.Helper()
+	last, seen := map[string]string{}, map[string]bool{}
+	for _, r := range records {
+		id, position := header(r, "id"), header(r, "tidemark-position")
+		if seen[id] || position <= last[string(r.Key)] {
+			t.Errorf("key %s: event %s at %s after %s", r.Key, id, position, last[string(r.Key)])
+		}
+		seen[id], last[string(r.Key)] = true, position
+	}
+}

@@ -375,9 +375,20 @@ func TestProblems(t *testing.T) {
 			[]string{dsn},
 			[]string{`config.yaml:1: kafka.sasl.mechanism: "scram-sha-256" is none of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER; the nearest is SCRAM-SHA-256`},
 		},
-		"no token":        {"kafka: {sasl: {mechanism: OAUTHBEARER}}", []string{dsn}, []string{"kafka.sasl.token: is required for OAUTHBEARER"}},
-		"no buffer":       {"kafka: {max_buffered_bytes: 0}", []string{dsn}, []string{"config.yaml:1: kafka.max_buffered_bytes: must be more than 0"}},
-		"no name":         {"source: {publication: ''}", []string{dsn}, []string{`config.yaml:1: source.publication: "" is no name; Postgres wants 1 to 63 bytes`}},
+		"no token":          {"kafka: {sasl: {mechanism: OAUTHBEARER}}", []string{dsn}, []string{"kafka.sasl.token: is required for OAUTHBEARER"}},
+		"no buffer":         {"kafka: {max_buffered_bytes: 0}", []string{dsn}, []string{"config.yaml:1: kafka.max_buffered_bytes: must be more than 0"}},
+		"no name":           {"source: {publication: ''}", []string{dsn}, []string{`config.yaml:1: source.publication: "" is no name; Postgres wants 1 to 63 bytes`}},
+		"one problem a key": {"source: {dsn: [a]}", nil, []string{"config.yaml:1: source.dsn: must be text, not a list"}},
+		"no interval":       {"checkpoint: {interval: 0s}", []string{dsn}, []string{"config.yaml:1: checkpoint.interval: 0s must be more than 0"}},
+		"blank in a broker": {"kafka: {brokers: ['a b', '']}", []string{dsn}, []string{`config.yaml:1: kafka.brokers[0]: "a b" is not host:port`, `config.yaml:1: kafka.brokers[1]: "" is not host:port`}},
+		"long names": {
+			"source: {publication: " + long(64) + "}\ndelivery: {dead_letter_topic: " + long(250) + "}",
+			[]string{dsn},
+			[]string{
+				`config.yaml:1: source.publication: "` + long(64) + `" is no name; Postgres wants 1 to 63 bytes`,
+				`config.yaml:2: delivery.dead_letter_topic: "` + long(250) + `" is no topic name; Kafka wants 1 to 249 of a-z, A-Z, 0-9, '.', '_' and '-'`,
+			},
+		},
 		"blank dsn":       {"source: {dsn: ' '}", nil, []string{"config.yaml:1: source.dsn: is required; set it in config.yaml or as TIDEMARK_SOURCE_DSN, such as postgres://user:password@host:5432/database"}},
 		"no topic name":   {"delivery: {dead_letter_topic: ..}", []string{dsn}, []string{`config.yaml:1: delivery.dead_letter_topic: ".." is no topic name; Kafka wants 1 to 249 of a-z, A-Z, 0-9, '.', '_' and '-'`}},
 		"only choice":     {"delivery: {mode: twice}", []string{dsn}, []string{`config.yaml:1: delivery.mode: "twice" is unknown; the only choice is at_least_once`}},
@@ -462,6 +473,27 @@ func TestProblems(t *testing.T) {
 		})
 	}
 }
+
+// TestAccepted stands at the edges of what the checks allow.
+func TestAccepted(t *testing.T) {
+	for _, text := range []string{
+		"source: {slot: " + long(63) + ", publication: " + long(63) + ", status_interval: 1ns}",
+		"source: {dsn: service=shop}",
+		"kafka: {brokers: [kafka, '[::1]:9092', a:1], max_buffered_bytes: 1, create_topics: {partitions: 1, replication_factor: 1}}",
+		"kafka: {tls: {enabled: true, cert_file: c, key_file: k}, sasl: {mechanism: OAUTHBEARER, token: t}}",
+		"delivery: {on_poison: dead_letter, dead_letter_topic: a}",
+		"delivery: {on_poison: park, dead_letter_topic: ''}",
+		"delivery: {dead_letter_topic: " + long(249) + "}",
+		"http: {listen: ':0'}",
+		"outbox: [{table: 'Shop.Out box', topic: '{a b}', key: ''}]",
+	} {
+		if _, err := load(t, text, dsn); err != nil {
+			t.Errorf("%s\n%v", text, err)
+		}
+	}
+}
+
+func long(n int) string { return strings.Repeat("a", n) }
 
 func TestSizes(t *testing.T) {
 	tests := map[string]int64{

@@ -34,7 +34,7 @@ func toNode(v reflect.Value) *yaml.Node {
 		return n
 	case t.Kind() == reflect.Slice:
 		n := &yaml.Node{Kind: yaml.SequenceNode}
-		if isScalar(t.Elem()) || v.Len() == 0 {
+		if isScalar(t.Elem()) {
 			n.Style = yaml.FlowStyle
 		}
 		for i := range v.Len() {
@@ -43,9 +43,6 @@ func toNode(v reflect.Value) *yaml.Node {
 		return n
 	case t.Kind() == reflect.Map:
 		n := &yaml.Node{Kind: yaml.MappingNode}
-		if v.Len() == 0 {
-			n.Style = yaml.FlowStyle
-		}
 		names := v.MapKeys()
 		slices.SortFunc(names, func(a, b reflect.Value) int { return bytes.Compare([]byte(a.String()), []byte(b.String())) })
 		for _, name := range names {

@@ -85,15 +85,27 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 	return c, nil
 }
 
-// setSession fixes what the text of a value depends on, whatever the role's or the database's settings are.
+// setSession fixes what the text of a value depends on, and what would end a session that works or waits for long,
+// whatever the role's or the database's settings are. See also noTransactionTimeout.
 func setSession(params map[string]string) {
 	params["application_name"] = "tidemark"
+	params["client_encoding"] = "UTF8"
+	params["standard_conforming_strings"] = "on" // quoteLiteral relies on it
 	params["datestyle"] = "ISO"
 	params["timezone"] = "UTC"
 	params["intervalstyle"] = "postgres"
 	params["bytea_output"] = "hex"
 	params["extra_float_digits"] = "1"
+	params["statement_timeout"] = "0"
+	params["lock_timeout"] = "0"
+	params["idle_in_transaction_session_timeout"] = "0" // the slot's exported snapshot is a transaction that idles
 }
+
+// noTransactionTimeout is what a session needs besides setSession, on servers that know the setting: it holds for a
+// walsender too, and would end the streaming of every transaction that takes longer, again and again.
+const noTransactionTimeout = "set transaction_timeout = 0"
+
+const transactionTimeoutSince = 170000
 
 func (c *Conn) identify(ctx context.Context) error {
 	sys, err := pglogrepl.IdentifySystem(ctx, c.pg)
@@ -113,6 +125,11 @@ func (c *Conn) identify(ctx context.Context) error {
 	if facts.Level != "logical" {
 		return permanent(fmt.Errorf("wal_level of the source is %s, and the outbox can only be read from the log at logical", facts.Level),
 			"set wal_level = logical (alter system set wal_level = 'logical') and restart Postgres")
+	}
+	if facts.Version >= transactionTimeoutSince {
+		if _, err := c.pg.Exec(ctx, noTransactionTimeout).ReadAll(); err != nil {
+			return explain(fmt.Errorf("prepare the session: %w", err))
+		}
 	}
 	c.System = System{
 		ID: sys.SystemID, Timeline: sys.Timeline, Database: sys.DBName, Flushed: sys.XLogPos,

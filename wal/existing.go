@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // Column is a column of a result: its name and the OID of its type.
@@ -25,12 +26,14 @@ func (c *Conn) OpenSnapshot(ctx context.Context, snapshot string) (*Snapshot, er
 	if err != nil {
 		return nil, err
 	}
-	for _, sql := range []string{
+	var prepare []string
+	if c.System.Version >= transactionTimeoutSince {
+		prepare = []string{noTransactionTimeout} // however long Kafka takes
+	}
+	for _, sql := range append(prepare,
 		"begin transaction isolation level repeatable read read only",
-		"set transaction snapshot " + quoteLiteral(snapshot),
-		// However long Kafka takes, this transaction must not be the one that a server's settings end.
-		"set local statement_timeout = 0", "set local idle_in_transaction_session_timeout = 0",
-	} {
+		"set transaction snapshot "+quoteLiteral(snapshot),
+	) {
 		if _, err := conn.Exec(ctx, sql); err != nil {
 			closeSQL(conn)
 			return nil, explain(fmt.Errorf("open the slot's snapshot: %w", err))
@@ -42,37 +45,27 @@ func (c *Conn) OpenSnapshot(ctx context.Context, snapshot string) (*Snapshot, er
 // Close ends the connection.
 func (s *Snapshot) Close() { closeSQL(s.conn) }
 
-// Rows calls row for every row of table, values in the order of the columns, as text, nil for null, borrowed until row
-// returns. After an error only Close is left to do. Rows come in the order in which they were most likely committed: by the id column if it is a whole number,
-// else by the age of the inserting transaction, then by place. (The true order is only in the log that is gone.)
+// Rows calls columns once, and then row for every row of table, values in the order of the columns, as text, nil for
+// null, borrowed until row returns. After an error only Close is left to do. Rows come in the order in which they were
+// most likely committed: by the id column if it is a whole number, else by the age of the inserting transaction, then by
+// place. (The true order is only in the log that is gone.)
 func (s *Snapshot) Rows(ctx context.Context, table, idColumn string, columns func([]Column) error, row func(values [][]byte) error) error {
-	schema, name := splitTable(table)
-	var numeric bool
-	err := s.conn.QueryRow(ctx, `select coalesce((select a.atttypid in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)
-		from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
-		where n.nspname = $1 and c.relname = $2 and a.attname = $3 and not a.attisdropped), false)`, schema, name, idColumn).Scan(&numeric)
+	list, err := s.columns(ctx, table)
 	if err != nil {
 		return explain(fmt.Errorf("read the existing rows of %s: %w", table, err))
 	}
+	if err := columns(list); err != nil {
+		return err
+	}
 	order := "age(xmin) desc, ctid"
-	if numeric {
-		order = quoteIdentifier(idColumn)
+	for _, c := range list {
+		if c.Name == idColumn && (c.Type == pgtype.Int2OID || c.Type == pgtype.Int4OID || c.Type == pgtype.Int8OID) {
+			order = quoteIdentifier(idColumn)
+		}
 	}
 	// Straight from the wire, as text: the same output functions as the log's, so that a row becomes the same record.
 	result := s.conn.PgConn().ExecParams(ctx, fmt.Sprintf("select * from %s order by %s", quoteTable(table), order), nil, nil, nil, nil)
-	described := false
 	for result.NextRow() {
-		if !described {
-			fields := result.FieldDescriptions()
-			list := make([]Column, len(fields))
-			for i, f := range fields {
-				list[i] = Column{Name: f.Name, Type: f.DataTypeOID}
-			}
-			if err := columns(list); err != nil {
-				return err
-			}
-			described = true
-		}
 		if err := row(result.Values()); err != nil {
 			return err
 		}
@@ -81,4 +74,17 @@ func (s *Snapshot) Rows(ctx context.Context, table, idColumn string, columns fun
 		return explain(fmt.Errorf("read the existing rows of %s: %w", table, err))
 	}
 	return nil
+}
+
+// columns returns the columns with their types as the log announces them. What a query says of its result is not the
+// same: there a domain is the type beneath it.
+func (s *Snapshot) columns(ctx context.Context, table string) ([]Column, error) {
+	schema, name := splitTable(table)
+	rows, err := s.conn.Query(ctx, `select a.attname::text, a.atttypid
+		from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
+		where n.nspname = $1 and c.relname = $2 and a.attnum > 0 and not a.attisdropped order by a.attnum`, schema, name)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[Column])
 }

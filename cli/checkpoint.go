@@ -17,6 +17,9 @@ func (a *app) checkpointCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "checkpoint",
 		Short: "Show the stored checkpoint, or take the slot's position after a refusal",
+		Long: `checkpoint deals with the stored position: everything before it is in Kafka, and the relay starts from it. Both of its
+commands leave the slot and Kafka alone.`,
+		Example: "  tidemark checkpoint show\n  tidemark checkpoint adopt --accept-gap",
 	}
 	command.AddCommand(a.checkpointShowCommand(), a.checkpointAdoptCommand())
 	return command

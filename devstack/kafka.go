@@ -193,14 +193,14 @@ func (k *Kafka) startAll(ctx context.Context) error {
 		return err
 	}
 	// All have to run before one can be ready: a controller alone is no quorum.
-	for _, n := range k.nodes {
+	for i, n := range k.nodes {
 		if err := k.launch(ctx, n); err != nil {
-			return err
+			return fmt.Errorf("start Kafka broker %d: %w", i, err)
 		}
 	}
-	for _, n := range k.nodes {
+	for i, n := range k.nodes {
 		if err := k.awaitReady(ctx, n, len(k.nodes)); err != nil {
-			return err
+			return fmt.Errorf("start Kafka broker %d: %w", i, err)
 		}
 	}
 	return nil
@@ -308,6 +308,8 @@ func (k *Kafka) launch(ctx context.Context, n *kafkaNode) error {
 func (k *Kafka) command(ctx context.Context, n *kafkaNode, class string, args ...string) *exec.Cmd {
 	java := slices.Concat(k.javaFlags, []string{
 		"-cp", k.jars,
+		// Info is some hundred lines a start, and buries what an error should quote.
+		"-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
 		"-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
 		class,
 	}, args)
@@ -338,13 +340,12 @@ func (k *Kafka) awaitReady(ctx context.Context, n *kafkaNode, want int) error {
 		}
 		select {
 		case <-n.proc.exited:
-			text := n.log.tail()
-			if strings.Contains(text, "Address already in use") {
-				return fmt.Errorf("start Kafka broker %d: %w", n.number, errPortTaken)
+			if n.log.portTaken() {
+				return errPortTaken
 			}
-			return fmt.Errorf("start Kafka broker %d: it ended: %w%s", n.number, n.proc.err, quoteLog(text))
+			return fmt.Errorf("it ended: %w%s", n.proc.err, quoteLog(n.log.tail()))
 		case <-ctx.Done():
-			return fmt.Errorf("start Kafka broker %d: %w (%w)%s", n.number, context.Cause(ctx), err, quoteLog(n.log.tail()))
+			return fmt.Errorf("%w (%w)%s", context.Cause(ctx), err, quoteLog(n.log.tail()))
 		case <-tick.C:
 		}
 	}

@@ -80,7 +80,7 @@ func java(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("run %s, which runs Kafka: %w; %s", path, err, hint)
 	}
 	// 17.0.15 and 25-ea, but 1.8.0 for Java 8.
-	version := regexp.MustCompile(`version "(\d+)`).FindSubmatch(output)
+	version := regexp.MustCompile(`version "(?:1\.)?(\d+)`).FindSubmatch(output)
 	if version == nil {
 		return "", fmt.Errorf("find the version of %s in %q; %s", path, output, hint)
 	}

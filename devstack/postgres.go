@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -217,11 +216,10 @@ func (p *Postgres) start(ctx context.Context) error {
 	p.proc, p.paused = proc, false
 	if err := p.awaitReady(ctx); err != nil {
 		_ = p.proc.kill()
-		text := p.log.tail()
-		if strings.Contains(text, "Address already in use") {
+		if p.log.portTaken() {
 			return fmt.Errorf("start Postgres on port %d: %w", p.port, errPortTaken)
 		}
-		return fmt.Errorf("start Postgres: %w%s", err, quoteLog(text))
+		return fmt.Errorf("start Postgres: %w%s", err, quoteLog(p.log.tail()))
 	}
 	return nil
 }

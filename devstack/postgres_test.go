@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -151,6 +153,25 @@ func TestPostgresRestartKeepsDataAndPort(t *testing.T) {
 	}
 }
 
+func TestPostgresSaysThatItsPortIsTaken(t *testing.T) {
+	t.Parallel()
+	pg := startPostgres(t, devstack.PostgresOptions{})
+	if err := pg.Stop(devstack.StopFast); err != nil {
+		t.Fatal(err)
+	}
+	var config net.ListenConfig
+	listener, err := config.Listen(t.Context(), "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(pg.Port())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := pg.Restart(t.Context(), devstack.StopFast); err == nil || !strings.Contains(err.Error(), "the port is taken") {
+		t.Errorf("got %v", err)
+	}
+	if err := errors.Join(listener.Close(), pg.Restart(t.Context(), devstack.StopFast)); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestPostgresPausedAnswersNothingAndResumedGoesOn(t *testing.T) {
 	t.Parallel()
 	pg := startPostgres(t, devstack.PostgresOptions{})
@@ -169,7 +190,7 @@ func TestPostgresPausedAnswersNothingAndResumedGoesOn(t *testing.T) {
 	}()
 	select {
 	case err := <-answered:
-		t.Errorf("a paused server answered: %v", err)
+		t.Fatalf("a paused server answered: %v", err)
 	case <-time.After(300 * time.Millisecond): // long enough for a running one to answer a thousand times
 	}
 	if err := pg.Resume(); err != nil {
@@ -223,6 +244,29 @@ func sharedMemory(t *testing.T, pg *devstack.Postgres) string {
 		t.Fatal(err)
 	}
 	return strings.Fields(strings.Split(string(text), "\n")[6])[1]
+}
+
+// To Linux the parent of a process is the thread that forked it, and a goroutine that ends locked takes its thread along.
+func TestPostgresOutlivesTheThreadThatAskedForIt(t *testing.T) {
+	t.Parallel()
+	var pg *devstack.Postgres
+	var err error
+	asked := make(chan struct{})
+	go func() { // ends when the server runs
+		defer close(asked)
+		runtime.LockOSThread()
+		pg, err = devstack.StartPostgres(t.Context(), devstack.PostgresOptions{})
+	}()
+	<-asked
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := exec1(t.Context(), pg.DSN("postgres"), "select pg_sleep(0.3)"); err != nil {
+		t.Error(err)
+	}
+	if err := pg.Close(); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestPostgresDirOfTheCallerIsKeptAndTakenUpAgain(t *testing.T) {

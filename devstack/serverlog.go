@@ -1,7 +1,6 @@
 package devstack
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"os"
@@ -9,8 +8,12 @@ import (
 	"sync"
 )
 
-// tailBytes is how much of a server's log an error quotes at most.
-const tailBytes = 4096
+const (
+	// tailBytes is how much of a server's log an error quotes at most.
+	tailBytes = 4 << 10
+	// recentBytes is how much is looked at for the reason of a failure: a server may have much to say after it.
+	recentBytes = 64 << 10
+)
 
 // serverLog is where a server's output goes, and the end of it for error messages: a file, or the caller's writer.
 type serverLog struct {
@@ -46,7 +49,7 @@ func (l *serverLog) open() (io.Writer, func(), error) {
 func (l *serverLog) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	l.last = append(l.last, b...)
-	if excess := len(l.last) - tailBytes; excess > 0 {
+	if excess := len(l.last) - recentBytes; excess > 0 {
 		l.last = append(l.last[:0], l.last[excess:]...)
 	}
 	l.mu.Unlock()
@@ -56,10 +59,18 @@ func (l *serverLog) Write(b []byte) (int, error) {
 
 // tail returns the end of what the server has written since it was started last.
 func (l *serverLog) tail() string {
+	text := l.recent()
+	return strings.TrimSpace(text[max(0, len(text)-tailBytes):])
+}
+
+// portTaken says whether the server has complained about that.
+func (l *serverLog) portTaken() bool { return strings.Contains(l.recent(), "Address already in use") }
+
+func (l *serverLog) recent() string {
 	if l.to != nil {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		return strings.TrimSpace(string(l.last))
+		return string(l.last)
 	}
 	file, err := os.Open(l.path)
 	if err != nil {
@@ -68,11 +79,11 @@ func (l *serverLog) tail() string {
 	defer file.Close() //nolint:errcheck // read only
 	from := l.from
 	if info, err := file.Stat(); err == nil {
-		from = max(from, info.Size()-tailBytes)
+		from = max(from, info.Size()-recentBytes)
 	}
-	text, err := io.ReadAll(io.NewSectionReader(file, from, tailBytes))
+	text, err := io.ReadAll(io.NewSectionReader(file, from, recentBytes))
 	if err != nil {
 		return ""
 	}
-	return string(bytes.TrimSpace(text))
+	return string(text)
 }

@@ -19,6 +19,8 @@ import (
 type Options struct {
 	Tables []Table
 	Source string // the text of the tidemark-source header
+	// Domains maps the OID of a domain to that of the type beneath it: the log announces a column by its domain.
+	Domains map[uint32]uint32
 }
 
 // Kind says what a message was.
@@ -42,6 +44,7 @@ type Transaction struct {
 // Decoder turns the messages of one replication session into events. One goroutine uses it.
 type Decoder struct {
 	tables    map[string]*table
+	domains   map[uint32]uint32
 	relations map[uint32]*relation // by OID, as this session announced them
 	builder   builder
 
@@ -55,6 +58,7 @@ type Decoder struct {
 func New(o Options) (*Decoder, error) {
 	d := &Decoder{
 		tables:    make(map[string]*table, len(o.Tables)),
+		domains:   o.Domains,
 		relations: map[uint32]*relation{},
 		builder:   newBuilder(o.Source),
 	}

@@ -31,10 +31,20 @@ func (d *Decoder) relation(c *cursor) {
 	delete(d.relations, oid)
 	if t := d.tables[rel.name]; t != nil {
 		var err error
-		if rel.mapping, err = resolve(t, columns); err != nil {
+		if rel.mapping, err = resolve(t, d.withoutDomains(columns)); err != nil {
 			c.fail("%w", err)
 			return
 		}
 	}
 	d.relations[oid] = rel
+}
+
+// withoutDomains puts the type beneath in the place of each domain.
+func (d *Decoder) withoutDomains(columns []Column) []Column {
+	for i, c := range columns {
+		if base, ok := d.domains[c.Type]; ok {
+			columns[i].Type = base
+		}
+	}
+	return columns
 }

@@ -72,7 +72,7 @@ func (o *Options) client() ([]kgo.Opt, error) {
 
 // producer returns what makes the client the producer that the promises need. Idempotence and acks=all are the
 // client's defaults and are not for sale.
-func (o *Options) producer() ([]kgo.Opt, error) {
+func (o *Options) producer(partitioner kgo.Partitioner) ([]kgo.Opt, error) {
 	codec, err := codec(o.Compression)
 	if err != nil {
 		return nil, err
@@ -91,7 +91,9 @@ func (o *Options) producer() ([]kgo.Opt, error) {
 		// A fenced or forgotten producer must not go on under a new id as if nothing had happened: what was in flight
 		// may or may not be there. It stops, and the relay starts over from the checkpoint.
 		kgo.StopProducerOnDataLossDetected(),
-		kgo.RecordPartitioner(newPartitioner()),
+		kgo.RecordPartitioner(partitioner),
+		// How soon partitions that were added are noticed.
+		kgo.MetadataMaxAge(time.Minute),
 	}
 	extra, err := settings(o.Settings)
 	return append(opts, extra...), err
@@ -206,45 +208,6 @@ func settings(options map[string]string) ([]kgo.Opt, error) {
 		opts = append(opts, opt)
 	}
 	return opts, errors.Join(problems...)
-}
-
-// newPartitioner chooses as Java's default partitioner does: murmur2 of a key, sticky batches without one; a partition
-// that the event names comes first.
-func newPartitioner() kgo.Partitioner { return partitioner{kgo.StickyKeyPartitioner(nil)} }
-
-type partitioner struct{ keyed kgo.Partitioner }
-
-func (p partitioner) ForTopic(topic string) kgo.TopicPartitioner {
-	return topicPartitioner{p.keyed.ForTopic(topic)}
-}
-
-type topicPartitioner struct{ kgo.TopicPartitioner }
-
-func (p topicPartitioner) RequiresConsistency(r *kgo.Record) bool {
-	return chosenPartition(r) >= 0 || p.TopicPartitioner.RequiresConsistency(r)
-}
-
-// Partition may answer with a partition that the topic lacks, if the event names one: the client then fails the
-// record, and the event is poison.
-func (p topicPartitioner) Partition(r *kgo.Record, n int) int {
-	if chosen := chosenPartition(r); chosen >= 0 {
-		return int(chosen)
-	}
-	return p.TopicPartitioner.Partition(r, n)
-}
-
-// OnNewBatch passes on what the sticky partitioner wants to know for records without a key.
-func (p topicPartitioner) OnNewBatch() {
-	if sticky, ok := p.TopicPartitioner.(kgo.TopicPartitionerOnNewBatch); ok {
-		sticky.OnNewBatch()
-	}
-}
-
-func chosenPartition(r *kgo.Record) int32 {
-	if c, ok := r.Context.(*carrier); ok {
-		return c.delivery.Event.Partition
-	}
-	return -1
 }
 
 // carrier leads from a record back to its delivery. It travels as the record's context, which costs neither an

@@ -44,13 +44,14 @@ func (d *Delivery) Release() {
 // Publisher hands events to Kafka. Publish, Prepare and Known belong to one goroutine; the others may be called from
 // any.
 type Publisher struct {
-	options Options
-	client  *kgo.Client
-	admin   *kadm.Client
-	ctx     context.Context // ends with the publisher: it is the context of every record
-	cancel  context.CancelFunc
-	finish  func(*kgo.Record, error)
-	health  health
+	options     Options
+	client      *kgo.Client
+	admin       *kadm.Client
+	partitioner *partitioner
+	ctx         context.Context // ends with the publisher: it is the context of every record
+	cancel      context.CancelFunc
+	finish      func(*kgo.Record, error)
+	health      health
 
 	mu     sync.Mutex // guards topics and what is in them
 	topics map[string]*topic
@@ -77,11 +78,12 @@ func Open(o Options, acked func(*Delivery, error)) (*Publisher, error) {
 	if err != nil {
 		return nil, err
 	}
-	producing, err := o.producer()
+	partitioner := newPartitioner()
+	producing, err := o.producer(partitioner)
 	if err != nil {
 		return nil, err
 	}
-	p := &Publisher{options: o, topics: map[string]*topic{}}
+	p := &Publisher{options: o, partitioner: partitioner, topics: map[string]*topic{}}
 	p.ctx, p.cancel = context.WithCancel(context.Background()) //nolint:forbidigo // records live as long as the publisher
 	opts := append(shared, producing...)
 	opts = append(opts, kgo.WithHooks(&p.health), kgo.ProducerBatchMaxBytesFn(p.maxBatchBytes))
@@ -136,6 +138,23 @@ func (p *Publisher) topic(name string) *topic {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.topics[name]
+}
+
+// PartitionsMoved reports whether a topic has another number of partitions than its keys are reduced to. They stay where
+// they are until AdoptPartitions.
+func (p *Publisher) PartitionsMoved() bool { return p.partitioner.moved.Load() }
+
+// AdoptPartitions makes keys use the partitions that the topics have by now, and calls each for every topic with another
+// number than before. Nothing may be under way: the records of one key would be under way to two partitions.
+func (p *Publisher) AdoptPartitions(each func(topic string, from, to int32)) {
+	for _, m := range p.partitioner.adopt() {
+		p.mu.Lock()
+		if t := p.topics[m.topic]; t != nil {
+			t.partitions = m.to
+		}
+		p.mu.Unlock()
+		each(m.topic, m.from, m.to)
+	}
 }
 
 // Ends returns, for each partition that this publisher has written to, the offset after its last acknowledged record.

@@ -214,6 +214,11 @@ func (p *path) handOver() error {
 	if err := p.prepareTopics(topicsOf(p.burst)); err != nil {
 		return err
 	}
+	if p.pub.PartitionsMoved() {
+		if err := p.adoptPartitions(); err != nil {
+			return err
+		}
+	}
 	batch := p.burst
 	p.handedCommit.Store(uint64(batch[len(batch)-1].Event.Position.Commit)) // before they leave, see save
 	p.burst = p.burst[len(p.burst):len(p.burst):cap(p.burst)]
@@ -275,6 +280,24 @@ func (p *path) prepareTopics(topics []string) error {
 		}
 		return p.cover(ctx, unknown)
 	})
+}
+
+// adoptPartitions lets keys use partitions that were added, when nothing is under way any more.
+func (p *path) adoptPartitions() error {
+	if err := p.aside(p.landed); err != nil {
+		return err
+	}
+	p.pub.AdoptPartitions(func(topic string, from, to int32) {
+		p.Log.Warn().Str("topic", topic).Int32("from", from).Int32("to", to).
+			Msg("the number of partitions has changed: keys move; what is under way is in, but a consumer may meet a key's later events in the new partition before it has read the earlier ones in the old")
+	})
+	return nil
+}
+
+// landed waits until the producer has nothing any more.
+func (p *path) landed(ctx context.Context) error {
+	p.flying.awaitNone(ctx)
+	return ctx.Err()
 }
 
 // cover stores that events may lie in these topics from here on.

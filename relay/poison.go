@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"context"
 	"errors"
 	"fmt"
 
@@ -74,11 +73,7 @@ func (p *path) publishAlone(one []publish.Delivery) error {
 // publishOne hands one delivery over when nothing else is under way, waits for what becomes of it, and returns why Kafka
 // refuses it, if it does.
 func (p *path) publishOne(one []publish.Delivery) (refused, err error) {
-	landed := func(ctx context.Context) error {
-		p.flying.awaitNone(ctx)
-		return ctx.Err()
-	}
-	if err := p.aside(landed); err != nil {
+	if err := p.aside(p.landed); err != nil {
 		p.abandon(one)
 		return nil, err
 	}
@@ -86,7 +81,7 @@ func (p *path) publishOne(one []publish.Delivery) (refused, err error) {
 	p.alone.Store(true)
 	defer p.alone.Store(false)
 	p.publish(one)
-	err = p.aside(landed)
+	err = p.aside(p.landed)
 	return p.verdict, err
 }
 

@@ -284,8 +284,12 @@ func (r *Relay) beginStreaming(ctx context.Context, l *lead) error {
 
 // newDecoder returns the decoder for this source, having held the tables' columns against the mapping.
 func (r *Relay) newDecoder(ctx context.Context, conn *wal.Conn) (*decode.Decoder, error) {
+	domains, err := conn.Domains(ctx)
+	if err != nil {
+		return nil, err
+	}
 	decoder, err := decode.New(decode.Options{
-		Tables: r.Tables,
+		Tables: r.Tables, Domains: domains,
 		Source: SourceName(conn.System, r.Source.Slot),
 	})
 	if err != nil {

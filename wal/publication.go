@@ -84,6 +84,20 @@ func (c *Conn) Columns(ctx context.Context, table string) ([]Column, error) {
 	return columns, nil
 }
 
+// Domains maps the OID of each domain to that of the type beneath it: the log announces a column by its domain.
+func (c *Conn) Domains(ctx context.Context) (map[uint32]uint32, error) {
+	var domains map[uint32]uint32
+	err := c.queryJSON(ctx, `with recursive step as (
+			select oid as domain, typbasetype as base from pg_type where typtype = 'd'
+			union all
+			select s.domain, t.typbasetype from step s join pg_type t on t.oid = s.base where t.typtype = 'd')
+		select jsonb_object_agg(s.domain::text, s.base::bigint) from step s join pg_type t on t.oid = s.base where t.typtype <> 'd'`, &domains)
+	if err != nil {
+		return nil, fmt.Errorf("look up domains: %w", err)
+	}
+	return domains, nil
+}
+
 // CreatePublicationSQL returns the statement that creates the publication.
 func CreatePublicationSQL(o Options) string {
 	return fmt.Sprintf("create publication %s for table %s with (publish = 'insert')",

@@ -82,6 +82,7 @@ type Ledger struct {
 	arrived    int       // events, not records
 	records    int       // of ours, duplicates included
 	lastNew    time.Time // when an event arrived for the first time, the last time
+	newest     Event     // the highest number that has arrived
 	found      findings
 }
 

@@ -341,7 +341,7 @@ func TestReaderReadsEverything(t *testing.T) {
 	}
 	defer kafka.Close() //nolint:errcheck // always nil
 	a := newAccount(t)
-	reader, err := ledger.Read(t.Context(), a.Ledger, kafka.Brokers(), topic)
+	reader, err := ledger.Read(t.Context(), a.Ledger, kafka.Brokers(), []string{topic})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,21 +20,21 @@ type Reader struct {
 	done   chan struct{}
 }
 
-// Read begins to read the topics, which may not exist yet, until Close.
-func Read(ctx context.Context, l *Ledger, brokers []string, topics ...string) (*Reader, error) {
-	client, err := kgo.NewClient(
+// Read begins to read the topics, which may not exist yet, until Close. The options are added to the client's.
+func Read(ctx context.Context, l *Ledger, brokers, topics []string, opts ...kgo.Opt) (*Reader, error) {
+	client, err := kgo.NewClient(append([]kgo.Opt{
 		kgo.SeedBrokers(brokers...),
 		kgo.ClientID("ledger"),
 		kgo.ConsumeTopics(topics...),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.FetchIsolationLevel(kgo.ReadUncommitted()),
 		kgo.KeepControlRecords(), // so that no offset is missing
-		kgo.FetchMaxWait(250*time.Millisecond),
-		kgo.MetadataMinAge(100*time.Millisecond),
+		kgo.FetchMaxWait(250 * time.Millisecond),
+		kgo.MetadataMinAge(100 * time.Millisecond),
 		kgo.MetadataMaxAge(time.Second), // partitions that are added are to be seen soon
 		kgo.UnknownTopicRetries(-1),
 		kgo.RetryBackoffFn(func(int) time.Duration { return 100 * time.Millisecond }),
-	)
+	}, opts...)...)
 	if err != nil {
 		return nil, fmt.Errorf("read the topics: %w", err)
 	}
@@ -49,6 +49,13 @@ func (r *Reader) Close() {
 	r.cancel()
 	<-r.done
 	r.client.Close()
+}
+
+// Renew is called between the deletion of a topic and its creation: its offsets begin anew. What has arrived has arrived.
+func (r *Reader) Renew(topic string) {
+	r.client.PurgeTopicsFromClient(topic) // the client never goes over to another topic of the same name by itself
+	r.ledger.Forget(topic)
+	r.client.AddConsumeTopics(topic)
 }
 
 func (r *Reader) run(ctx context.Context) {
@@ -87,7 +94,7 @@ func (r *Reader) AwaitAll(ctx context.Context, patience time.Duration) {
 	for {
 		committed, arrived, lastNew := r.ledger.Progress()
 		// Phantoms count as arrived, so the quick look may deceive.
-		if arrived >= committed && r.ledger.Missing() == 0 {
+		if arrived >= committed && r.ledger.Missing("") == 0 {
 			return
 		}
 		if lastNew.Before(began) {

@@ -105,6 +105,7 @@ func (l *Ledger) Arrive(r Record) {
 	event.arrivals, event.commit, event.index = 1, commit, index
 	l.arrived++
 	l.lastNew = time.Now()
+	l.newest = max(l.newest, e)
 	if p.any && (commit < p.commit || commit == p.commit && index <= p.index) {
 		l.found.add(Backward, 1, fmt.Sprintf("%s: event %s has position %s, behind %016x-%08x", r.where(), r.ID, r.Position, p.commit, p.index))
 	}
@@ -203,6 +204,14 @@ func (l *Ledger) Registered() int {
 	return len(l.events)
 }
 
+// ArrivedSince reports whether an event has arrived that was registered when there were that many. What arrives in the
+// meantime may have been on its way for long; this has not.
+func (l *Ledger) ArrivedSince(registered int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.arrived > 0 && int(l.newest) >= registered
+}
+
 // Verdict is what the ledger has to say.
 type Verdict struct {
 	Committed  int // events in the table
@@ -214,13 +223,14 @@ type Verdict struct {
 	Examples   map[Finding][]string
 }
 
-// Missing reports how many committed events have not arrived.
-func (l *Ledger) Missing() int {
+// Missing reports how many committed events of a topic, or of all if it is "", have not arrived.
+func (l *Ledger) Missing(topic string) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := 0
 	for i := range l.events {
-		if l.events[i].fate == Committed && l.events[i].arrivals == 0 {
+		e := &l.events[i]
+		if e.fate == Committed && e.arrivals == 0 && (topic == "" || l.keys[e.key].topic == topic) {
 			n++
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tidemark/tidemark/test/ledger"
 )
@@ -33,6 +34,7 @@ type Options struct {
 	Dir     string   // for the checkpoint
 	Topics  int      // default 3
 	Seed    uint64
+	Reader  []kgo.Opt // for the ledger's way to Kafka
 }
 
 // NewArena creates the outbox table and begins to read the topics, which do not exist yet.
@@ -57,7 +59,7 @@ func NewArena(ctx context.Context, o Options) (*Arena, error) {
 	if err := a.Exec(ctx, OutboxSQL); err != nil {
 		return nil, err
 	}
-	a.Reader, err = ledger.Read(ctx, a.Ledger, o.Brokers, a.Topics()...)
+	a.Reader, err = ledger.Read(ctx, a.Ledger, o.Brokers, a.Topics(), o.Reader...)
 	return a, err
 }
 

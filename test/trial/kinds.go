@@ -120,21 +120,30 @@ func (t *Transaction) key() target {
 	return t.own[t.w.rng.IntN(len(t.own))]
 }
 
-// payload makes a JSON object in the form in which Postgres prints it, so that the record's value can be compared.
+// payload makes a JSON object in the form in which Postgres prints it, so that the record's value can be compared. Every
+// other one compresses well, which makes Postgres store a large one compressed; the others do not.
 func (t *Transaction) payload() string {
-	const text = "the quick brown fox jumps over the lazy dog, and whoever watches it compresses well; "
+	const (
+		text   = "the quick brown fox jumps over the lazy dog, and whoever watches it compresses well; "
+		digits = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ+/"
+	)
 	head := fmt.Sprintf(`{"n": %d, "pad": "`, t.w.rng.Uint32())
 	size := max(0, t.w.load.Size(t.w.rng)-len(head)-2)
-	var b strings.Builder
-	b.Grow(len(head) + size + 2)
-	b.WriteString(head)
-	for size > 0 {
-		part := text[:min(size, len(text))]
-		b.WriteString(part)
-		size -= len(part)
+	b := make([]byte, 0, len(head)+size+2)
+	b = append(b, head...)
+	if t.w.rng.IntN(2) == 0 {
+		for ; size > len(text); size -= len(text) {
+			b = append(b, text...)
+		}
+		b = append(b, text[:size]...)
+	} else {
+		for ; size > 0; size -= 10 {
+			for n, bits := min(size, 10), t.w.rng.Uint64(); n > 0; n, bits = n-1, bits>>6 {
+				b = append(b, digits[bits&63])
+			}
+		}
 	}
-	b.WriteString(`"}`)
-	return b.String()
+	return string(append(b, `"}`...))
 }
 
 const columns = "id, aggregatetype, aggregateid, type, payload"

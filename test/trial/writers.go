@@ -130,6 +130,9 @@ func (w *Writers) Hold(aggregate string) (release func()) {
 	return w.held[aggregate].Unlock
 }
 
+// SetRate changes Load.Rate.
+func (w *Writers) SetRate(rate float64) { w.pace.set(rate) }
+
 // Rows is how many rows have been written, rolled back ones included.
 func (w *Writers) Rows() int { return int(w.rows.Load()) }
 
@@ -354,19 +357,24 @@ func (w *writer) exec(sql string, args ...any) error {
 
 // pacer spreads rows evenly over time.
 type pacer struct {
-	rate float64
-
 	mu   sync.Mutex
+	rate float64
 	next time.Time
+}
+
+func (p *pacer) set(rate float64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rate = rate
 }
 
 // delay books n rows and returns how long to wait before they are written.
 func (p *pacer) delay(n int) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.rate <= 0 {
 		return 0
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	now := time.Now()
 	if p.next.Before(now.Add(-time.Second)) { // what an outage held up is not made good all at once
 		p.next = now.Add(-time.Second)

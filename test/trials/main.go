@@ -1,0 +1,157 @@
+// Command trials breaks what a running tidemark stands between, one fault after the other and all of them mixed, on a real
+// Postgres and a real Kafka, and has the ledger judge what became of every row.
+//
+// A fault is a value in one of the files faults_*.go; run.go runs a trial of it; report.go writes down what was seen.
+// The exit status is 1 if a promise was broken, or if a trial could not be run that nothing stands against.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+type options struct {
+	seed     uint64
+	faults   []fault
+	length   time.Duration
+	rate     float64
+	short    bool
+	kills    int
+	rows     int
+	report   string
+	json     string
+	postgres string
+	verbose  bool
+}
+
+func main() {
+	o, err := parse(os.Args[1:], os.Stderr)
+	if err != nil {
+		if !errors.Is(err, flag.ErrHelp) {
+			fmt.Fprintln(os.Stderr, "trials:", err)
+		}
+		os.Exit(2)
+	}
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err = run(ctx, o)
+	cancel()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "trials:", err)
+		os.Exit(1)
+	}
+}
+
+func parse(args []string, stderr io.Writer) (*options, error) {
+	o := &options{}
+	flags := flag.NewFlagSet("trials", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	names := flags.String("faults", "all", "names with commas between, or all; mixed draws from all the others")
+	list := flags.Bool("list", false, "list the faults and end")
+	flags.Uint64Var(&o.seed, "seed", 0, "chooses moments, faults and rows; 0 draws one")
+	flags.DurationVar(&o.length, "for", time.Minute, "how long each fault is repeated")
+	flags.Float64Var(&o.rate, "rate", 1000, "rows a second")
+	flags.BoolVar(&o.short, "short", false, "a quick run: the faults that need no long waits, once each")
+	flags.IntVar(&o.kills, "kills", 0, "instead of the faults: that many SIGKILLs at random moments, in runs of 100")
+	flags.IntVar(&o.rows, "rows", 0, "with --kills: at least so many committed events in all")
+	flags.StringVar(&o.report, "report", "", "write the report to this file, as Markdown")
+	flags.StringVar(&o.json, "json", "", "write the report to this file, as JSON")
+	flags.StringVar(&o.postgres, "postgres", os.Getenv("TIDEMARK_TEST_POSTGRES"), "version of Postgres: 16, 17 or 18")
+	flags.BoolVar(&o.verbose, "verbose", false, "show what tidemark logs")
+	if err := flags.Parse(args); err != nil {
+		return nil, err
+	}
+	if flags.NArg() > 0 {
+		return nil, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	if *list {
+		for _, f := range faults() {
+			fmt.Printf("%-22s %s\n", f.Name, f.What)
+		}
+		os.Exit(0)
+	}
+	if o.seed == 0 {
+		o.seed = rand.Uint64()
+	}
+	var err error
+	o.faults, err = choose(*names, o.short)
+	return o, err
+}
+
+// choose returns the named faults.
+func choose(names string, short bool) ([]fault, error) {
+	known := faults()
+	if names == "all" {
+		if short {
+			known = slices.DeleteFunc(known, func(f fault) bool { return !f.Quick })
+		}
+		return known, nil
+	}
+	var chosen []fault
+	for name := range strings.SplitSeq(names, ",") {
+		i := slices.IndexFunc(known, func(f fault) bool { return f.Name == strings.TrimSpace(name) })
+		if i < 0 {
+			return nil, fmt.Errorf("no fault is called %q; --list lists them", name)
+		}
+		chosen = append(chosen, known[i])
+	}
+	return chosen, nil
+}
+
+// run runs every trial that was asked for, on servers that they share, and writes the report.
+func run(ctx context.Context, o *options) (err error) {
+	s, err := startServers(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	r := newReport(ctx, o, s)
+	fmt.Printf("seed %d, %s, Postgres %s, Kafka %s, %d cores\n", o.seed, r.Tidemark, r.Postgres, r.Kafka, r.Cores)
+	if o.kills > 0 {
+		r.runKills(ctx, o, s)
+	} else {
+		r.runFaults(ctx, o, s)
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("interrupted: %w", ctx.Err())
+	}
+	var errs []error
+	if o.json != "" {
+		errs = append(errs, write(o.json, r.json))
+	}
+	if o.report != "" {
+		errs = append(errs, write(o.report, r.markdown))
+	}
+	for _, t := range r.Trials {
+		if t.Broken != "" {
+			errs = append(errs, fmt.Errorf("%s: %s", t.Fault, t.Broken))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// write writes a file beside its place first, so that a report is never half of one.
+func write(path string, content func(io.Writer) error) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	err = errors.Join(content(f), f.Chmod(0o644), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("write %s: %w", path, err), os.Remove(f.Name()))
+	}
+	return nil
+}

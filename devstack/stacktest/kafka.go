@@ -10,8 +10,10 @@ import (
 // use topics of different names. Where there can be none, the test is skipped, or failed (see Require).
 func Kafka(tb testing.TB) []string {
 	tb.Helper()
-	Require(tb, "kafka", devstack.HaveKafka())
 	value, err := shared.get("kafka", func() (closer, error) {
+		if err := devstack.HaveKafka(); err != nil {
+			return nil, err
+		}
 		return devstack.StartKafka(tb.Context(), devstack.KafkaOptions{Progress: func(line string) { tb.Log(line) }})
 	})
 	Require(tb, "kafka", err)

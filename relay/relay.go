@@ -153,7 +153,10 @@ func (r *Relay) takeSlot(ctx context.Context, conn *wal.Conn, trouble *outage) (
 	if err != nil {
 		return nil, err
 	}
-	// Only now: while another process held the slot, the checkpoint was its to move.
+	// Only now: while another process held the slot, the checkpoint was its to move, and the log went on.
+	if err := conn.Refresh(ctx); err != nil {
+		return nil, err
+	}
 	stored, err := r.Store.Load(ctx)
 	if checkpoint.IsCorrupt(err) {
 		return nil, refuse(err, "restore the file, or adopt the slot's position: tidemark checkpoint adopt --accept-gap")

@@ -94,6 +94,9 @@ func TestSecondInstanceWaits(t *testing.T) {
 		if status, _, err := standby.Get(t.Context(), "/livez"); err != nil || status != http.StatusOK {
 			t.Errorf("/livez of the standby: %d, %v", status, err)
 		}
+		// It waits for long enough to know less of the log than the checkpoint that it finds.
+		_, seen, _ := a.Ledger.Progress()
+		a.await("rows arrive while it waits", time.Minute, func() bool { _, now, _ := a.Ledger.Progress(); return now > seen+300 })
 		if signal == syscall.SIGTERM {
 			a.stop(active)
 		} else if err := active.Kill(); err != nil {

@@ -138,6 +138,13 @@ func (c *Conn) identify(ctx context.Context) error {
 	return nil
 }
 
+// Refresh asks the server again: what Connect has written into System may be old.
+func (c *Conn) Refresh(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	return c.identify(ctx)
+}
+
 // Close ends the connection. It may be called twice.
 func (c *Conn) Close() {
 	if c.pg == nil {

@@ -75,7 +75,7 @@ func run(ctx context.Context, c *config.Config, log zerolog.Logger, once bool) e
 }
 
 // errDone ends the HTTP server when the relay has ended well.
-var errDone = errors.New("done") //nolint:gochecknoglobals // a sentinel
+var errDone = errors.New("done")
 
 func buildInfoMetric() prometheus.Collector {
 	b := buildInfo()

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -85,7 +86,7 @@ func Open(o Options, acked func(*Delivery, error)) (*Publisher, error) {
 	}
 	p := &Publisher{options: o, partitioner: partitioner, topics: map[string]*topic{}}
 	p.ctx, p.cancel = context.WithCancel(context.Background()) //nolint:forbidigo // records live as long as the publisher
-	opts := append(shared, producing...)
+	opts := slices.Concat(shared, producing)
 	opts = append(opts, kgo.WithHooks(&p.health), kgo.ProducerBatchMaxBytesFn(p.maxBatchBytes))
 	p.client, err = kgo.NewClient(opts...)
 	if err != nil {
@@ -216,8 +217,10 @@ type health struct {
 	ok    atomic.Bool // the common case, without the lock: the last request was answered
 }
 
-var _ kgo.HookBrokerE2E = (*health)(nil)
-var _ kgo.HookBrokerConnect = (*health)(nil)
+var (
+	_ kgo.HookBrokerE2E     = (*health)(nil)
+	_ kgo.HookBrokerConnect = (*health)(nil)
+)
 
 func (h *health) OnBrokerE2E(_ kgo.BrokerMetadata, _ int16, e2e kgo.BrokerE2E) { h.observe(e2e.Err()) }
 

@@ -42,7 +42,10 @@ func (b *bench) rejects(text string) {
 	b.options.Kafka.Compression = "none"
 	b.cluster.ControlKey(int16(kmsg.Produce), func(request kmsg.Request) (kmsg.Response, error, bool) {
 		b.cluster.KeepControl()
-		produce := request.(*kmsg.ProduceRequest)
+		produce, ok := request.(*kmsg.ProduceRequest)
+		if !ok {
+			return nil, nil, false
+		}
 		bad := false
 		for _, t := range produce.Topics {
 			for _, p := range t.Partitions {
@@ -52,7 +55,8 @@ func (b *bench) rejects(text string) {
 		if !bad {
 			return nil, nil, false
 		}
-		response := produce.ResponseKind().(*kmsg.ProduceResponse)
+		response := kmsg.NewPtrProduceResponse()
+		response.Version = produce.Version
 		for _, t := range produce.Topics {
 			answer := kmsg.NewProduceResponseTopic()
 			answer.Topic, answer.TopicID = t.Topic, t.TopicID

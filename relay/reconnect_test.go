@@ -15,7 +15,7 @@ func (b *bench) slowly(on *atomic.Bool) {
 	b.cluster.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
 		b.cluster.KeepControl()
 		if on.Load() {
-			b.cluster.SleepControl(func() { time.Sleep(50 * time.Millisecond) })
+			b.cluster.SleepControl(func() { <-time.After(50 * time.Millisecond) })
 		}
 		return nil, nil, false
 	})
@@ -47,7 +47,7 @@ func TestLostConnectionIsTakenUpWhereItBroke(t *testing.T) {
 			t.Fatal(err)
 		}
 		cut += n
-		time.Sleep(150 * time.Millisecond)
+		<-time.After(150 * time.Millisecond)
 	}
 	slow.Store(false)
 	mustArriveInOrder(t, b.records("outbox.event.order", total))

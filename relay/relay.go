@@ -77,8 +77,8 @@ func (r *Relay) Run(ctx context.Context) error {
 		if !passes(err) {
 			return err
 		}
-		if trouble.wait(ctx, err) != nil {
-			return nil
+		if stopped := trouble.wait(ctx, err); stopped != nil {
+			return nil //nolint:nilerr // being stopped is no error, and this one passes by itself
 		}
 	}
 }

@@ -136,9 +136,9 @@ func (s *storing) advance(ctx context.Context, mark checkpoint.Mark) error {
 
 // overlay returns old with what is newer put over it.
 func overlay(old, newer checkpoint.Offsets) checkpoint.Offsets {
-	out := make(checkpoint.Offsets, len(old))
-	for topic, partitions := range old {
-		out[topic] = partitions
+	out := maps.Clone(old)
+	if out == nil {
+		out = checkpoint.Offsets{}
 	}
 	for topic, partitions := range newer {
 		merged := maps.Clone(out[topic])

@@ -52,8 +52,9 @@ type System struct {
 type Conn struct {
 	System System
 
-	options Options
-	pg      *pgconn.PgConn
+	options     Options
+	pg          *pgconn.PgConn
+	slotTimeout time.Duration // how long CreateSlot may wait
 }
 
 // Connect opens a replication connection and asks the server who it is.
@@ -62,7 +63,7 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 	defer cancel()
 	config, err := pgconn.ParseConfig(o.DSN)
 	if err != nil {
-		return nil, permanent(fmt.Errorf("read source.dsn: %w", err), "write it as postgres://user:password@host:5432/database")
+		return nil, unreadableDSN(err)
 	}
 	config.RuntimeParams["replication"] = "database"
 	setSession(config.RuntimeParams)
@@ -77,7 +78,7 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 	if err != nil {
 		return nil, explainConnect(err)
 	}
-	c := &Conn{options: o, pg: pg}
+	c := &Conn{options: o, pg: pg, slotTimeout: createSlotTimeout}
 	if err := c.identify(ctx); err != nil {
 		c.Close()
 		return nil, err
@@ -236,7 +237,7 @@ func (c *Conn) Slot(ctx context.Context) (*Slot, error) {
 // Postgres makes it wait for every transaction that is running; the wait is bounded, and the error names who was in
 // the way.
 func (c *Conn) CreateSlot(ctx context.Context, failover bool) (start pglogrepl.LSN, snapshot string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, createSlotTimeout)
+	limited, cancel := context.WithTimeout(ctx, c.slotTimeout)
 	defer cancel()
 	// As text: pglogrepl's options lack FAILOVER (Postgres 17+).
 	options := "SNAPSHOT 'export'"
@@ -249,13 +250,16 @@ func (c *Conn) CreateSlot(ctx context.Context, failover bool) (start pglogrepl.L
 		options = "(" + options + ")"
 	}
 	sql := fmt.Sprintf("CREATE_REPLICATION_SLOT %s LOGICAL pgoutput %s", quoteIdentifier(c.options.Slot), options)
-	result, err := pglogrepl.ParseCreateReplicationSlot(c.pg.Exec(ctx, sql))
-	if err != nil {
-		if ctx.Err() != nil {
-			return 0, "", permanent(fmt.Errorf("create slot %s: gave up after %s; Postgres waits for the end of every running transaction%s",
-				c.options.Slot, createSlotTimeout, c.longTransactions()),
-				"end the long transactions, or start again when they are done")
-		}
+	result, err := pglogrepl.ParseCreateReplicationSlot(c.pg.Exec(limited, sql))
+	switch {
+	case err == nil:
+	case ctx.Err() != nil: // it was not the wait that ended this
+		return 0, "", fmt.Errorf("create slot %s: %w", c.options.Slot, ctx.Err())
+	case limited.Err() != nil:
+		return 0, "", permanent(fmt.Errorf("create slot %s: gave up after %s; Postgres waits for the end of every running transaction%s",
+			c.options.Slot, c.slotTimeout, c.longTransactions()),
+			"end the long transactions, or start again when they are done")
+	default:
 		return 0, "", explain(fmt.Errorf("create slot %s: %w", c.options.Slot, err))
 	}
 	start, err = pglogrepl.ParseLSN(result.ConsistentPoint)
@@ -267,7 +271,8 @@ func (c *Conn) CreateSlot(ctx context.Context, failover bool) (start pglogrepl.L
 
 const createSlotTimeout = 2 * time.Minute
 
-// longTransactions names the oldest running transactions, for an error; the connection itself is no longer usable.
+// longTransactions names the oldest running transactions, the prepared ones too, which belong to no process, for an
+// error; the connection itself is no longer usable.
 func (c *Conn) longTransactions() string {
 	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout) //nolint:forbidigo // the caller's has run out
 	defer cancel()
@@ -277,8 +282,13 @@ func (c *Conn) longTransactions() string {
 	}
 	defer closeSQL(conn)
 	var who string
-	err = conn.QueryRow(ctx, `select coalesce(': ' || string_agg(format('pid %s (%s, %s)', pid, coalesce(nullif(application_name, ''), usename), state), ', '), '')
-		from (select * from pg_stat_activity where backend_xid is not null and pid <> pg_backend_pid() order by xact_start limit 5) a`).Scan(&who)
+	err = conn.QueryRow(ctx, `select coalesce(': ' || string_agg(who, ', '), '') from (
+		select format('pid %s (%s, %s)', pid, coalesce(nullif(application_name, ''), usename), state) as who, xact_start as since
+		from pg_stat_activity where backend_xid is not null and pid <> pg_backend_pid()
+		union all
+		select format('prepared transaction %L (of %s; rollback prepared or commit prepared ends it)', gid, owner), prepared
+		from pg_prepared_xacts
+		order by since limit 5) a`).Scan(&who)
 	if err != nil {
 		return ""
 	}
@@ -298,7 +308,7 @@ func (c *Conn) DropSlot(ctx context.Context) error {
 func connectSQL(ctx context.Context, dsn string) (*pgx.Conn, error) {
 	config, err := pgx.ParseConfig(dsn)
 	if err != nil {
-		return nil, permanent(fmt.Errorf("read source.dsn: %w", err), "write it as postgres://user:password@host:5432/database")
+		return nil, unreadableDSN(err)
 	}
 	setSession(config.RuntimeParams)
 	conn, err := pgx.ConnectConfig(ctx, config)
@@ -362,8 +372,7 @@ func IsSlotActive(err error) bool { return sqlState(err) == "55006" }
 func IsSlotMissing(err error) bool { return sqlState(err) == "42704" }
 
 func sqlState(err error) string {
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return pgErr.Code
 	}
 	return ""
@@ -383,7 +392,7 @@ func hint(state, message string) (string, bool) {
 	case "3D000":
 		return "check the database in source.dsn", true
 	case "42501":
-		return "grant the role what it lacks: alter role NAME replication; grant select on the outbox tables", true
+		return "grant the role what it lacks: alter role NAME replication; grant connect on the database; grant select on the outbox tables", true
 	case "53400":
 		return "raise max_replication_slots, or drop a slot that nobody needs (select * from pg_replication_slots)", true
 	default:
@@ -401,6 +410,17 @@ func explain(err error) error {
 		return permanent(err, h)
 	}
 	return err
+}
+
+// unreadableDSN says what is wrong with a DSN without repeating it. pgconn repeats it with the passwords masked that it
+// recognises, and in what it cannot read it does not recognise all: those of "password = secret" and of
+// `password=my\ secret` it printed.
+func unreadableDSN(err error) error {
+	problem := err.Error() // cannot parse `DSN`: problem
+	if i := strings.LastIndex(problem, "`: "); i >= 0 {
+		problem = problem[i+len("`: "):]
+	}
+	return permanent(fmt.Errorf("read source.dsn: %s", problem), "write it as postgres://user:password@host:5432/database")
 }
 
 // explainConnect is explain for a failed attempt to connect. pgconn has taken the password out of the text.

@@ -162,6 +162,15 @@ func (s *source) startAt(c *Conn, start pglogrepl.LSN) *stream {
 	return st
 }
 
+// dropSlot drops the slot as soon as its walsender has noticed that nobody listens.
+func (s *source) dropSlot() {
+	s.t.Helper()
+	eventually(s.t, "the slot can be dropped", func() bool {
+		_, err := s.db.Exec(s.t.Context(), "select pg_drop_replication_slot($1)", s.options.Slot)
+		return err == nil
+	})
+}
+
 // next returns the next message that is not a keepalive.
 func (st *stream) next() []byte {
 	st.t.Helper()
@@ -238,4 +247,3 @@ func eventually(t *testing.T, what string, ok func() bool) {
 		<-tick.C
 	}
 }
-

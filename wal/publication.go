@@ -15,7 +15,8 @@ type publication struct {
 	Truncate  bool     `json:"pubtruncate"`
 	AllTables bool     `json:"puballtables"`
 	Tables    []string `json:"tables"`
-	Partial   []string `json:"partial"` // tables of which not every row or column is published
+	Partial   []string `json:"partial"`   // tables of which not every row or column is published
+	Scattered []string `json:"scattered"` // partitioned tables whose rows come under the names of their partitions
 }
 
 // CheckPublication refuses a publication that would hide rows or bring what is none: every outbox table must be in
@@ -26,11 +27,19 @@ func (c *Conn) CheckPublication(ctx context.Context) (missing bool, err error) {
 		return p == nil && err == nil, err
 	}
 	name := quoteIdentifier(c.options.Publication)
+	if p.AllTables {
+		return false, permanent(fmt.Errorf("publication %s is for all tables, and no other tables than the outbox tables may be in it", c.options.Publication),
+			fmt.Sprintf("replace it, in one transaction so that no row is missed: begin; drop publication %s; %s; commit", name, CreatePublicationSQL(c.options)))
+	}
 	if !p.Insert || p.Update || p.Delete || p.Truncate {
 		return false, permanent(fmt.Errorf("publication %s must publish inserts and nothing else", c.options.Publication),
 			fmt.Sprintf("alter publication %s set (publish = 'insert')", name))
 	}
 	for _, table := range c.options.Tables {
+		if slices.Contains(p.Scattered, qualified(table)) {
+			return false, permanent(fmt.Errorf("publication %s publishes the rows of table %s under the names of its partitions", c.options.Publication, table),
+				fmt.Sprintf("alter publication %s set (publish_via_partition_root = true)", name))
+		}
 		if !slices.Contains(p.Tables, qualified(table)) {
 			return false, permanent(fmt.Errorf("table %s is not in publication %s, so its rows would never be seen", table, c.options.Publication),
 				fmt.Sprintf("alter publication %s add table %s, before anything that must arrive is written to it", name, quoteTable(table)))
@@ -50,16 +59,20 @@ func (c *Conn) CheckPublication(ctx context.Context) (missing bool, err error) {
 }
 
 func (c *Conn) publication(ctx context.Context) (*publication, error) {
-	partial := "rowfilter is not null or attnames is distinct from (select array_agg(attname order by attnum) from pg_attribute" +
+	// A generated column is published or not as the publication says (18), and need not be.
+	partial := "rowfilter is not null or exists (select from pg_attribute" +
 		" where attrelid = format('%I.%I', t.schemaname, t.tablename)::regclass and attnum > 0 and not attisdropped" +
-		" and attgenerated = '')"
+		" and attgenerated = '' and attname <> all (t.attnames))"
 	if c.System.Version < 150000 {
 		partial = "false" // row filters and column lists came with 15
 	}
 	var p *publication
 	err := c.queryJSON(ctx, fmt.Sprintf(`select to_jsonb(p) || jsonb_build_object(
 		'tables', (select coalesce(jsonb_agg(schemaname || '.' || tablename), '[]') from pg_publication_tables t where pubname = p.pubname),
-		'partial', (select coalesce(jsonb_agg(schemaname || '.' || tablename) filter (where %s), '[]') from pg_publication_tables t where pubname = p.pubname))
+		'partial', (select coalesce(jsonb_agg(schemaname || '.' || tablename) filter (where %s), '[]') from pg_publication_tables t where pubname = p.pubname),
+		'scattered', (select coalesce(jsonb_agg(n.nspname || '.' || r.relname), '[]')
+			from pg_publication_rel m join pg_class r on r.oid = m.prrelid join pg_namespace n on n.oid = r.relnamespace
+			where m.prpubid = p.oid and r.relkind = 'p' and not p.pubviaroot))
 		from pg_publication p where pubname = %s`, partial, quoteLiteral(c.options.Publication)), &p)
 	if err != nil {
 		return nil, fmt.Errorf("look up publication %s: %w", c.options.Publication, err)
@@ -78,11 +91,12 @@ func (c *Conn) Columns(ctx context.Context, table string) ([]Column, error) {
 		return nil, fmt.Errorf("look up the columns of %s: %w", table, err)
 	}
 	if len(columns) == 0 {
-		return nil, permanent(fmt.Errorf("the outbox table %s does not exist in database %s", table, c.System.Database),
-			"create it (tidemark init does), or name the right one under outbox in the configuration")
+		return nil, permanent(fmt.Errorf("the outbox table %s does not exist in database %s", table, c.System.Database), missingTable)
 	}
 	return columns, nil
 }
+
+const missingTable = "create it (tidemark init does), or name the right one under outbox in the configuration"
 
 // Domains maps the OID of each domain to that of the type beneath it: the log announces a column by its domain.
 func (c *Conn) Domains(ctx context.Context) (map[uint32]uint32, error) {
@@ -98,9 +112,10 @@ func (c *Conn) Domains(ctx context.Context) (map[uint32]uint32, error) {
 	return domains, nil
 }
 
-// CreatePublicationSQL returns the statement that creates the publication.
+// CreatePublicationSQL returns the statement that creates the publication. Rows of a partitioned outbox table come under
+// the name of that table; for others the second setting means nothing.
 func CreatePublicationSQL(o Options) string {
-	return fmt.Sprintf("create publication %s for table %s with (publish = 'insert')",
+	return fmt.Sprintf("create publication %s for table %s with (publish = 'insert', publish_via_partition_root = true)",
 		quoteIdentifier(o.Publication), quoteTables(o.Tables))
 }
 

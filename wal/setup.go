@@ -65,6 +65,8 @@ func (s *Setup) Exec(ctx context.Context, statement string) error {
 	}
 	_, err := s.conn.Exec(ctx, statement)
 	switch sqlState(err) {
+	case "42P01":
+		return permanent(fmt.Errorf("%s: %w", statement, err), missingTable)
 	case "55P03":
 		return permanent(fmt.Errorf("%s: a table is locked: %w", statement, err),
 			"end the transaction that holds it (select pid, pg_blocking_pids(pid), query from pg_stat_activity), or try in a quiet moment")

@@ -35,6 +35,7 @@ row to Kafka: in order for each key, and confirmed to Postgres only when Kafka h
 	root.PersistentFlags().StringVar(&a.configFile, "config", "", "the configuration file (default ./config.yaml, if it is there)")
 	root.AddCommand(
 		a.runCommand(),
+		a.demoCommand(),
 		a.initCommand(),
 		a.statusCommand(),
 		a.checkpointCommand(),

@@ -1,0 +1,6 @@
+package demo
+
+import "syscall"
+
+// dieWithParent has the kernel kill the process when the thread that starts it ends.
+func dieWithParent(attr *syscall.SysProcAttr) { attr.Pdeathsig = syscall.SIGKILL }

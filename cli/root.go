@@ -39,6 +39,7 @@ row to Kafka: in order for each key, and confirmed to Postgres only when Kafka h
 		a.initCommand(),
 		a.statusCommand(),
 		a.checkpointCommand(),
+		a.parkedCommand(),
 		a.configCommand(),
 		a.versionCommand(),
 	)

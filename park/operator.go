@@ -2,7 +2,6 @@ package park
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -118,8 +117,10 @@ func (s *Store) findOne(ctx context.Context, tx pgx.Tx, id string) (*Event, erro
 		if len(events) > most {
 			which = append(which, "…")
 		}
-		return nil, &failure{conflict, fmt.Errorf("%d parked events have this id", len(events)),
-			"give the position of the one that is meant: " + strings.Join(which, ", ")}
+		return nil, &failure{
+			conflict, fmt.Errorf("%d parked events have this id", len(events)),
+			"give the position of the one that is meant: " + strings.Join(which, ", "),
+		}
 	}
 	return &events[0], nil
 }
@@ -140,9 +141,11 @@ func (s *Store) Release(ctx context.Context, id string) error {
 		}
 		if len(earlier) > 0 {
 			first := &earlier[0]
-			return &failure{conflict, fmt.Errorf("it would overtake an earlier event of its key, id %q at position %s, that cannot be published (%s)",
-				first.Event.ID, first.Event.Position, first.Reason),
-				fmt.Sprintf("first `tidemark parked release %[1]s` or `tidemark parked discard %[1]s --yes`, or release all of the key with --key", first.Event.Position)}
+			return &failure{
+				conflict, fmt.Errorf("it would overtake an earlier event of its key, id %q at position %s, that cannot be published (%s)",
+					first.Event.ID, first.Event.Position, first.Reason),
+				fmt.Sprintf("first `tidemark parked release %[1]s` or `tidemark parked discard %[1]s --yes`, or release all of the key with --key", first.Event.Position),
+			}
 		}
 		_, err = tx.Exec(ctx, "update "+tableName+" set state = 'released' where source = $1 and position = $2", s.text(s.source), e.Event.Position.String())
 		return err
@@ -150,22 +153,17 @@ func (s *Store) Release(ctx context.Context, id string) error {
 }
 
 // ReleaseKey frees all events of that key to go, in every topic, in their order. The key is its text, or \x and hex
-// digits. It returns how many of them waited for a decision. If the key has no parked event, IsNotFound is true of the
-// error.
+// digits, which are never taken for text. It returns how many of them waited for a decision. If the key has no parked
+// event, IsNotFound is true of the error.
 func (s *Store) ReleaseKey(ctx context.Context, key string) (n int64, err error) {
-	keys := [][]byte{[]byte(key)}
-	if digits, ok := strings.CutPrefix(key, escape); ok {
-		if raw, err := hex.DecodeString(digits); err == nil {
-			keys = append(keys, raw)
-		}
-	}
+	raw := []byte(plain(key))
 	err = s.write(ctx, fmt.Sprintf("release key %q", key), func(ctx context.Context, tx pgx.Tx) error {
-		done, err := tx.Exec(ctx, "update "+tableName+" set state = 'released' where source = $1 and key = any($2) and "+blocking, s.text(s.source), keys)
+		done, err := tx.Exec(ctx, "update "+tableName+" set state = 'released' where source = $1 and key = $2 and "+blocking, s.text(s.source), raw)
 		if n = done.RowsAffected(); err != nil || n > 0 {
 			return err
 		}
 		var parked bool
-		err = tx.QueryRow(ctx, "select exists (select from "+tableName+" where source = $1 and key = any($2))", s.text(s.source), keys).Scan(&parked)
+		err = tx.QueryRow(ctx, "select exists (select from "+tableName+" where source = $1 and key = $2)", s.text(s.source), raw).Scan(&parked)
 		if err == nil && !parked {
 			err = &failure{notFound, errors.New("no event of this key is parked"), "tidemark parked list shows those that are"}
 		}
@@ -174,10 +172,10 @@ func (s *Store) ReleaseKey(ctx context.Context, key string) (n int64, err error)
 	return n, err
 }
 
-const releaseAllSQL = `with some as (
+const releaseAllSQL = `with batch as (
 	select position from ` + tableName + ` where source = $1 and position > $2 and ` + blocking + ` order by position limit $3
 ), released as (
-	update ` + tableName + ` set state = 'released' where source = $1 and position = any(array(select position from some)) returning position
+	update ` + tableName + ` set state = 'released' where source = $1 and position = any(array(select position from batch)) returning position
 ) select count(*), coalesce(max(position), '') from released`
 
 // releaseBatch is how many events one transaction of ReleaseAll frees: the relay must not wait long.
@@ -206,8 +204,10 @@ func (s *Store) Discard(ctx context.Context, id string) error {
 			return err
 		}
 		if e.State == Publishing {
-			return &failure{conflict, errors.New("it was handed over to Kafka, and may be there"),
-				"a running relay finds that out, and removes it or parks it again"}
+			return &failure{
+				conflict, errors.New("it was handed over to Kafka, and may be there"),
+				"a running relay finds that out, and removes it or parks it again",
+			}
 		}
 		return s.remove(ctx, tx, []string{e.Event.Position.String()})
 	})

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"time"
 
@@ -82,7 +83,7 @@ func (s *Store) disconnect() {
 	s.conn = nil
 }
 
-var errClosed = errors.New("it is closed") //nolint:gochecknoglobals // a sentinel
+var errClosed = errors.New("it is closed")
 
 // call gives work the connection.
 func (s *Store) call(ctx context.Context, doing string, work func(context.Context, *pgx.Conn) error) error {
@@ -104,8 +105,10 @@ func (s *Store) call(ctx context.Context, doing string, work func(context.Contex
 		}
 	}
 	err := work(ctx, s.conn)
-	switch sqlState(err) {
-	case "42P01", "42703": // the next call shall look at the table before it goes on
+	switch state := sqlState(err); {
+	case state == "42P01", state == "42703": // the next call shall look at the table before it goes on
+		s.disconnect()
+	case s.conn.PgConn().TxStatus() != 'I': // a failed begin is not rolled back
 		s.disconnect()
 	}
 	return s.explain(doing, err)
@@ -127,7 +130,7 @@ func (s *Store) connect(ctx context.Context) error {
 		return &failure{permanent, fmt.Errorf("read source.admin_dsn: %w", err), "write it as postgres://user:password@host:5432/database"}
 	}
 	s.role = config.User
-	for name, value := range map[string]string{
+	maps.Copy(config.RuntimeParams, map[string]string{
 		"application_name":   "tidemark",
 		"client_encoding":    "UTF8",
 		"synchronous_commit": "on", // what is parked counts as done, whatever the database thinks of losing commits
@@ -135,9 +138,7 @@ func (s *Store) connect(ctx context.Context) error {
 		"statement_timeout":  "60s",
 		// A relay that is frozen inside a transaction must not hold up its successor.
 		"idle_in_transaction_session_timeout": "60s",
-	} {
-		config.RuntimeParams[name] = value
-	}
+	})
 	config.DialFunc = (&net.Dialer{
 		// A host that vanished without a word is noticed by the kernel within half a minute.
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 4},

@@ -61,8 +61,10 @@ func (s *Store) checkTable(ctx context.Context, conn *pgx.Conn) error {
 	}
 	switch {
 	case s.seen:
-		return &failure{permanent, fmt.Errorf("%s is gone, and the events with it that were parked there", tableName),
-			"restore it, or start tidemark again to begin with an empty one"}
+		return &failure{
+			permanent, fmt.Errorf("%s is gone, and the events with it that were parked there", tableName),
+			"restore it, or start tidemark again to begin with an empty one",
+		}
 	case !s.create:
 		return &failure{noTable, fmt.Errorf("%s does not exist, so nothing is parked", tableName), ""}
 	}
@@ -95,8 +97,10 @@ func (s *Store) lookAtTable(ctx context.Context, conn *pgx.Conn) (there bool, er
 	case !there:
 		return false, nil
 	case mark != tableMark:
-		return false, &failure{permanent, fmt.Errorf("the comment on %s is %q, not %q", tableName, mark, tableMark),
-			"run the tidemark that made the table, or a later one; if only the comment was lost: comment on table " + tableName + " is '" + tableMark + "'"}
+		return false, &failure{
+			permanent, fmt.Errorf("the comment on %s is %q, not %q", tableName, mark, tableMark),
+			"run the tidemark that made the table, or a later one; if only the comment was lost: comment on table " + tableName + " is '" + tableMark + "'",
+		}
 	case missing != "":
 		return false, &failure{permanent, fmt.Errorf("role %s may not %s in %s", s.role, strings.ReplaceAll(missing, ", ", " or "), tableName), grantSQL(s.role)}
 	}

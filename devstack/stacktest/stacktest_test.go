@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tidemark/tidemark/devstack"
 	"github.com/tidemark/tidemark/devstack/stacktest"
 )
 
@@ -88,4 +89,9 @@ func TestRequireSkipsUnlessThePartIsNamed(t *testing.T) {
 			t.Errorf("%q, %v: %q, want %q", c.required, c.err, s.said, c.want)
 		}
 	}
+}
+
+// TestRequireKafka is what CI runs without Java, with TIDEMARK_TEST_REQUIRE=kafka: it has to fail then, and not to skip.
+func TestRequireKafka(t *testing.T) {
+	stacktest.Require(t, "kafka", devstack.HaveKafka())
 }

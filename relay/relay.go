@@ -168,11 +168,11 @@ func (r *Relay) takeSlot(ctx context.Context, conn *wal.Conn, trouble *outage) (
 	if err != nil {
 		return nil, err
 	}
-	if err := r.preparePublication(ctx, conn, decision == create || decision == begin); err != nil {
+	decoder, err := r.newDecoder(ctx, conn) // before the publication, which cannot be made of a table that is not there
+	if err != nil {
 		return nil, err
 	}
-	decoder, err := r.newDecoder(ctx, conn)
-	if err != nil {
+	if err := r.preparePublication(ctx, conn, decision == create || decision == begin); err != nil {
 		return nil, err
 	}
 	l := &lead{conn: conn, decoder: decoder, stored: NewCheckpoint(conn.System, r.Source.Slot)}

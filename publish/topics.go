@@ -113,6 +113,20 @@ func (p *Publisher) Base(name string) (id string, ends map[int32]int64, ok bool)
 	return t.id, t.base, t.rejected == nil
 }
 
+// MissingTopics returns which of the topics that were prepared are not there any more.
+func (p *Publisher) MissingTopics(ctx context.Context) ([]string, error) {
+	p.mu.Lock()
+	var names []string
+	for name, t := range p.topics {
+		if t.rejected == nil {
+			names = append(names, name)
+		}
+	}
+	p.mu.Unlock()
+	_, missing, _, err := p.lookUp(ctx, names)
+	return missing, err
+}
+
 // EndOffsets returns where the partitions of the topics end now.
 func (p *Publisher) EndOffsets(ctx context.Context, topics []string) (map[string]map[int32]int64, error) {
 	listed, err := p.admin.ListEndOffsets(ctx, topics...)

@@ -31,7 +31,8 @@ type Status struct {
 	Stored         checkpoint.LSN `json:"stored_lsn"`            // what is stored, and so may be confirmed
 	InFlightEvents int64          `json:"inflight_events"`
 	InFlightBytes  int64          `json:"inflight_bytes"`
-	Parked         int64          `json:"parked"` // events in the table of parked ones
+	OldestUnacked  float64        `json:"oldest_unacked_seconds"` // since the last acknowledgement, while any is due
+	Parked         int64          `json:"parked"`                 // events in the table of parked ones
 	LastError      string         `json:"last_error,omitempty"`
 	LastErrorAt    *time.Time     `json:"last_error_at,omitempty"`
 
@@ -144,3 +145,7 @@ func (b *statusBoard) end() { b.update(func(s *Status) { s.enter(Stopped) }) }
 func (b *statusBoard) parked(n int64) { b.update(func(s *Status) { s.Parked = n }) }
 
 func (b *statusBoard) addParked(n int64) { b.update(func(s *Status) { s.Parked += n }) }
+
+func (b *statusBoard) stalled(d time.Duration) {
+	b.update(func(s *Status) { s.OldestUnacked = d.Seconds() })
+}

@@ -48,7 +48,7 @@ func (p *path) run(l *lead) error {
 		defer close(done)
 		p.keepCheckpoint(background)
 	}()
-	go p.watchKafka(background) // ends with background
+	go p.watch(background) // ends with background
 	err := p.sessions(l)
 	stop()
 	<-done

@@ -30,7 +30,7 @@ race: ## every test under the race detector, in random order
 
 lint: ## check the lint configuration, then the code
 	$(GOLANGCI_LINT) config verify
-	$(GOLANGCI_LINT) run
+	$(GOLANGCI_LINT) run --allow-parallel-runners
 
 fmt: ## format the code as lint wants it
 	$(GOLANGCI_LINT) fmt

@@ -440,7 +440,7 @@ func (a *app) printOthers(r *parkedReport) error {
 		a.printf("  %s of %s\n", counted(r.Others[source]), cell(source))
 	}
 	a.printf("If none of these has a relay any more (the cluster was upgraded or restored, the slot renamed), nobody publishes them:\n" +
-		"see them with --source, and bring what is missing with tidemark verify --repair.\n")
+		"see them with --source.\n")
 	return nil
 }
 

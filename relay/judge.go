@@ -59,7 +59,7 @@ func judge(slot *wal.Slot, stored *checkpoint.Checkpoint, sys wal.System, slotNa
 	if confirmed > pglogrepl.LSN(stored.LSN) {
 		return 0, refuse(fmt.Errorf("slot %s is at %s, ahead of the checkpoint at %s: somebody else has moved it, or the checkpoint is an old one; events between the two would be missing",
 			slot.Name, confirmed, stored.LSN),
-			"if another relay (on another host?) uses this slot, give each its own; if the checkpoint is an old copy, restore the newest; else take the slot's position with tidemark checkpoint adopt --accept-gap, then tidemark verify --repair")
+			"if another relay (on another host?) uses this slot, give each its own; if the checkpoint is an old copy, restore the newest; else take the slot's position with tidemark checkpoint adopt --accept-gap; what was committed in between is in the outbox table and may be missing in Kafka")
 	}
 	if pglogrepl.LSN(stored.LSN) > sys.Flushed && !sys.Standby {
 		return 0, refuse(fmt.Errorf("the checkpoint at %s is ahead of the server's log, which ends at %s: the server has lost its newest part (restored from a backup, or failed over to a standby that was behind)",
@@ -69,7 +69,7 @@ func judge(slot *wal.Slot, stored *checkpoint.Checkpoint, sys wal.System, slotNa
 	return resume, nil
 }
 
-const recreate = "create it anew with tidemark init --recreate-slot, then bring what is missing with tidemark verify --repair"
+const recreate = "create it anew with tidemark init --recreate-slot; what was committed in between is in the outbox table and may be missing in Kafka"
 
 // sameSource refuses a checkpoint that belongs to something else.
 func sameSource(c *checkpoint.Checkpoint, sys wal.System, slotName string) error {

@@ -240,7 +240,7 @@ func TestParkedCommands(t *testing.T) {
 	t.Run("other sources", func(t *testing.T) {
 		b.t = t
 		b.park(b.open("old/cluster/slot"), parkedExample(1, "lost", "a"))
-		b.run(0, []string{"list"}, "1 event of old/cluster/slot", "--source", "verify --repair")
+		b.run(0, []string{"list"}, "1 event of old/cluster/slot", "--source")
 		b.run(1, []string{"show", "lost"}, "no such event")
 		b.run(0, []string{"show", "lost", "--source", "old/cluster/slot"}, pos(1))
 		b.run(0, []string{"discard", "lost", "--yes", "--source", "old/cluster/slot"}, "Discarded")

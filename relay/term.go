@@ -29,6 +29,7 @@ func (r *Relay) newPath(ctx context.Context, l *lead) (*path, error) {
 	p.ctx, p.fail = context.WithCancelCause(ctx)
 	p.target = l.conn.System.Flushed
 	r.status.begin(p)
+	go p.watch(p.ctx) // ends with it
 	return p, nil
 }
 
@@ -48,7 +49,6 @@ func (p *path) run(l *lead) error {
 		defer close(done)
 		p.keepCheckpoint(background)
 	}()
-	go p.watch(background) // ends with background
 	err := p.sessions(l)
 	stop()
 	<-done

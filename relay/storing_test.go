@@ -1,0 +1,70 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/tidemark/tidemark/checkpoint"
+)
+
+// memory is a store that can refuse.
+type memory struct {
+	saved checkpoint.Checkpoint
+	err   error
+}
+
+func (m *memory) Load(context.Context) (*checkpoint.Checkpoint, error) { return &m.saved, nil }
+func (m *memory) String() string                                      { return "memory" }
+
+func (m *memory) Save(_ context.Context, c *checkpoint.Checkpoint, _ string) error {
+	if m.err == nil {
+		m.saved = *c
+	}
+	return m.err
+}
+
+// TestOffsetsAreThoseOfACutThatIsSafe: an event beyond the stored LSN may already be acknowledged. Storing the ends of the
+// moment would put it before them, where a successor does not look.
+func TestOffsetsAreThoseOfACutThatIsSafe(t *testing.T) {
+	t.Parallel()
+	store := &memory{}
+	s := newStoring(store, checkpoint.Checkpoint{LSN: 10, Offsets: checkpoint.Offsets{"t": {0: 1, 1: 1}}}, "me")
+	s.cutAt(100, checkpoint.Offsets{"t": {0: 5}})  // events up to 100 have been handed over, some are acknowledged
+	s.cutAt(100, checkpoint.Offsets{"t": {0: 7}})  // the same, a little later
+	s.cutAt(200, checkpoint.Offsets{"t": {0: 90}}) // and those up to 200
+	steps := []struct {
+		safe checkpoint.Mark
+		want int64
+	}{
+		{checkpoint.Mark{End: 50}, 1},
+		{checkpoint.Mark{End: 100}, 1}, // the transaction that commits at 100 ends later
+		{checkpoint.Mark{End: 101}, 7},
+		{checkpoint.Mark{End: 200}, 7},
+		{checkpoint.Mark{End: 201}, 90},
+	}
+	for _, step := range steps {
+		if err := s.advance(t.Context(), step.safe); err != nil {
+			t.Fatal(err)
+		}
+		if got := store.saved.Offsets["t"]; got[0] != step.want || got[1] != 1 {
+			t.Errorf("safe at %s: offsets %v, want %d and 1", step.safe.End, got, step.want)
+		}
+	}
+}
+
+func TestNothingIsConfirmableThatIsNotStored(t *testing.T) {
+	t.Parallel()
+	store := &memory{err: errors.New("disk full")}
+	s := newStoring(store, checkpoint.Checkpoint{LSN: 10}, "me")
+	if err := s.advance(t.Context(), checkpoint.Mark{End: 50}); err == nil || s.confirmable() != 10 {
+		t.Errorf("the store refused (%v), and %s is confirmable", err, s.confirmable())
+	}
+	store.err = nil
+	if err := s.advance(t.Context(), checkpoint.Mark{End: 50}); err != nil || s.confirmable() != 50 || store.saved.LSN != 50 {
+		t.Errorf("stored %s, confirmable %s (%v)", store.saved.LSN, s.confirmable(), err)
+	}
+	if err := s.advance(t.Context(), checkpoint.Mark{End: 40}); err != nil || s.confirmable() != 50 {
+		t.Errorf("it went back to %s (%v)", s.confirmable(), err)
+	}
+}

@@ -15,7 +15,7 @@ type memory struct {
 }
 
 func (m *memory) Load(context.Context) (*checkpoint.Checkpoint, error) { return &m.saved, nil }
-func (m *memory) String() string                                      { return "memory" }
+func (m *memory) String() string                                       { return "memory" }
 
 func (m *memory) Save(_ context.Context, c *checkpoint.Checkpoint, _ string) error {
 	if m.err == nil {

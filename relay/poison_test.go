@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -37,13 +38,14 @@ func mustBe(t *testing.T, what string, got []string, want ...string) {
 	}
 }
 
-// rejects makes the broker refuse every batch with this text in it.
-func (b *bench) rejects(text string) {
+// rejects makes the broker refuse every batch with this text in it, until heal.
+func (b *bench) rejects(text string) (heal func()) {
+	var healed atomic.Bool
 	b.options.Kafka.Compression = "none"
 	b.cluster.ControlKey(int16(kmsg.Produce), func(request kmsg.Request) (kmsg.Response, error, bool) {
 		b.cluster.KeepControl()
 		produce, ok := request.(*kmsg.ProduceRequest)
-		if !ok {
+		if !ok || healed.Load() {
 			return nil, nil, false
 		}
 		bad := false
@@ -69,6 +71,7 @@ func (b *bench) rejects(text string) {
 		}
 		return response, nil, true
 	})
+	return func() { healed.Store(true) }
 }
 
 func TestPoisonStopsBehindWhatCameBefore(t *testing.T) {
@@ -103,6 +106,28 @@ func TestPoisonStopsBehindWhatCameBefore(t *testing.T) {
 			mustBe(t, "arrived", values(b.records(topic, 1)), "before")
 		})
 	}
+}
+
+func TestRejectedEventIsPublishedWhenTheCauseIsMended(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.options.OnPoison, b.options.ResumeDedupe = relay.Stop, true
+	b.options.Kafka.Compression = "none"
+	r := b.start()
+	b.event("k", "good", "before")
+	b.records("outbox.event.good", 1)
+	heal := b.rejects("POISON")
+	b.event("k", "good", "POISON")
+	b.event("other", "good", "together")
+	var poisoned *relay.PoisonError
+	if err := r.wait(); !errors.As(err, &poisoned) {
+		t.Fatalf("Run returned %v", err)
+	}
+	heal()
+	r = b.start()
+	b.event("k", "good", "then")
+	mustBe(t, "arrived", values(b.records("outbox.event.good", 4)), "POISON", "before", "then", "together")
+	r.stop()
 }
 
 func TestDeadLetterGoesOnAndKeepsTheEvent(t *testing.T) {

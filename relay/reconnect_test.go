@@ -60,6 +60,46 @@ func TestLostConnectionIsTakenUpWhereItBroke(t *testing.T) {
 	r.stop()
 }
 
+// The stored LSN is before transactions that were read whole; the connection breaks in a later one that is still open. What
+// comes again must not close the open one.
+func TestOpenTransactionOutlivesWholeOnesThatComeAgain(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.options.MaxBufferedBytes = 100 << 10
+	r := b.start()
+	b.insert(1)
+	b.records("outbox.event.order", 1)
+	var down atomic.Bool
+	down.Store(true)
+	b.unavailable("outbox.event.order", &down)
+	for range 5 {
+		b.insert(10)
+	}
+	b.insert(2000)
+	eventually(t, "reading stands still in the large transaction", func() bool {
+		return r.relay.Status().InFlightBytes >= b.options.MaxBufferedBytes
+	})
+	before := r.relay.Status().Since
+	b.exec(`select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = $1`, b.slot)
+	eventually(t, "it streams over a new connection", func() bool {
+		s := r.relay.Status()
+		return s.State == relay.Streaming && s.Since.After(before)
+	})
+	down.Store(false)
+	mustArriveInOrder(t, b.records("outbox.event.order", 1+5*10+2000))
+	var end string
+	if err := b.db.QueryRow(t.Context(), "select pg_current_wal_lsn()::text").Scan(&end); err != nil {
+		t.Fatal(err)
+	}
+	b.insert(1)
+	eventually(t, "everything is safe and confirmed", func() bool {
+		var done bool
+		err := b.db.QueryRow(t.Context(), "select confirmed_flush_lsn > $2::pg_lsn from pg_replication_slots where slot_name = $1", b.slot, end).Scan(&done)
+		return err == nil && done
+	})
+	r.stop()
+}
+
 func TestFencedProducerStartsOverFromTheCheckpoint(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

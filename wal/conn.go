@@ -90,6 +90,7 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 // whatever the role's or the database's settings are. See also noTransactionTimeout.
 func setSession(params map[string]string) {
 	params["application_name"] = "tidemark"
+	params["client_min_messages"] = "warning" // the reader heeds one
 	params["client_encoding"] = "UTF8"
 	params["standard_conforming_strings"] = "on" // quoteLiteral relies on it
 	params["datestyle"] = "ISO"

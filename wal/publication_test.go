@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -241,10 +242,12 @@ func TestDomainsLeadToTheTypeBeneath(t *testing.T) {
 
 func TestCreatePublicationSaysWhatToDo(t *testing.T) {
 	t.Parallel()
-	s, _ := ownSource(t, nil) // roles are the server's
-	s.exec("create role plain login")
+	s := newSource(t)
 	o := s.options
-	o.AdminDSN = as(t, o.DSN, "plain", "")
+	role := o.Slot // roles are the server's, and this name nobody else has
+	s.exec("create role " + role + " login")
+	t.Cleanup(func() { _, _ = s.db.Exec(context.Background(), "drop role "+role) })
+	o.AdminDSN = as(t, o.DSN, role, "")
 	if err := CreatePublication(t.Context(), o); !IsPermanent(err) || !strings.Contains(err.Error(), CreatePublicationSQL(o)) || !strings.Contains(err.Error(), "source.admin_dsn") {
 		t.Errorf("without the right to it: %v", err)
 	}
@@ -259,7 +262,8 @@ func TestCreatePublicationSaysWhatToDo(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tx.Rollback(t.Context()) //nolint:errcheck // its end is all
-	if _, err := tx.Exec(t.Context(), "lock table outbox"); err != nil {
+	// As VACUUM locks it. (A stronger lock would be logged, and the slots of other tests would wait for it.)
+	if _, err := tx.Exec(t.Context(), "lock table outbox in share update exclusive mode"); err != nil {
 		t.Fatal(err)
 	}
 	begin := time.Now()

@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -72,20 +75,18 @@ func (c *Conn) Start(ctx context.Context, start pglogrepl.LSN, confirmed func() 
 		return nil, explain(fmt.Errorf("start streaming from slot %s at %s: %w", c.options.Slot, start, err))
 	}
 	now := time.Now()
+	interval := min(c.options.StatusInterval, timeout/3) // well within wal_sender_timeout, whatever was configured
 	r := &Reader{
 		conn: c, net: c.pg.Conn(), confirmed: confirmed,
-		statusInterval: c.options.StatusInterval, silence: max(timeout, minSilence),
-		lastHeard: now, nextStatus: now.Add(c.options.StatusInterval),
-	}
-	if timeout > 0 {
-		// Well within wal_sender_timeout, whatever was configured.
-		r.statusInterval = min(r.statusInterval, timeout/3)
+		statusInterval: interval, silence: max(timeout, minSilence),
+		lastHeard: now, nextStatus: now.Add(interval),
 	}
 	return r, r.arm(r.wake(now))
 }
 
 // minSilence bounds from below how long the server may say nothing: it answers a request for a reply even while it
-// decodes a large transaction, but not while its disk stalls.
+// decodes a large transaction, but not while its disk stalls. While it decodes one that holds nothing for us, it looks
+// for requests only every half wal_sender_timeout, so it is asked well before that.
 const minSilence = 10 * time.Second
 
 func (c *Conn) walSenderTimeout(ctx context.Context) (time.Duration, error) {
@@ -203,7 +204,7 @@ func (r *Reader) keepAlive(now time.Time) error {
 	if silent > r.silence {
 		return lost(fmt.Errorf("receive from the source: no word for %s, not even after asking", silent.Round(time.Second)))
 	}
-	ask := silent > r.silence/2 && !r.asked
+	ask := silent > r.silence/3 && !r.asked
 	if ask || !now.Before(r.nextStatus) {
 		return r.sendStatus(now, ask)
 	}
@@ -238,14 +239,49 @@ func (r *Reader) handle(msg pgproto3.BackendMessage) (m Message, ok bool, err er
 	case *pgproto3.CopyData:
 		return r.handleCopyData(msg.Data)
 	case *pgproto3.ErrorResponse:
+		if msg.Code == "42704" && r.names(msg.Message) {
+			return Message{}, false, r.gap()
+		}
 		pgErr := pgconn.ErrorResponseToPgError(msg)
 		return Message{}, false, lost(explain(fmt.Errorf("stream from slot %s: %w", r.conn.options.Slot, pgErr)))
+	case *pgproto3.NoticeResponse:
+		if msg.Code == "55000" && r.names(msg.Message) {
+			return Message{}, false, r.gap()
+		}
+		return Message{}, false, nil
 	case *pgproto3.CopyDone, *pgproto3.CommandComplete, *pgproto3.ReadyForQuery:
 		return Message{}, false, lost(fmt.Errorf("stream from slot %s: the server ended it", r.conn.options.Slot))
-	case *pgproto3.NoticeResponse, *pgproto3.ParameterStatus, *pgproto3.NotificationResponse:
+	case *pgproto3.ParameterStatus, *pgproto3.NotificationResponse:
 		return Message{}, false, nil
 	default:
 		return Message{}, false, fmt.Errorf("stream from slot %s: unexpected protocol message %T", r.conn.options.Slot, msg)
+	}
+}
+
+// gap is the error when the server says that there was no such publication at this point of the log. Up to version 17 it
+// says so with an error (undefined_object), from 18 on with a warning (object_not_in_prerequisite_state), and then goes
+// on, leaving out every row until the publication is there. Trying again meets the same place in the log, whether or not
+// the publication is there by now.
+func (r *Reader) gap() error {
+	return permanent(fmt.Errorf("stream from slot %s: a part of the log was written while publication %s did not exist, and rows that were inserted then are not in the stream",
+		r.conn.options.Slot, r.conn.options.Publication),
+		"see that it exists (tidemark init creates it), create the slot anew with tidemark init --recreate-slot; what was committed in between is in the outbox table and may be missing in Kafka")
+}
+
+// names reports whether text, which is in the server's language, names the publication.
+func (r *Reader) names(text string) bool {
+	word := func(c rune) bool { return c == '_' || unicode.IsLetter(c) || unicode.IsDigit(c) }
+	for {
+		before, after, found := strings.Cut(text, r.conn.options.Publication)
+		if !found || r.conn.options.Publication == "" {
+			return false
+		}
+		left, _ := utf8.DecodeLastRuneInString(before)
+		right, _ := utf8.DecodeRuneInString(after)
+		if !word(left) && !word(right) {
+			return true
+		}
+		text = after
 	}
 }
 
@@ -276,3 +312,10 @@ func (e *errLost) Error() string { return e.err.Error() }
 func (e *errLost) Unwrap() error { return e.err }
 
 func lost(err error) error { return &errLost{err} }
+
+// IsConnectionLost reports whether err ended a Reader in a way that a new connection may get over, unless IsPermanent
+// says that it will not.
+func IsConnectionLost(err error) bool {
+	_, ok := errors.AsType[*errLost](err)
+	return ok
+}

@@ -316,7 +316,7 @@ func TestSnapshotIsGoneWithTheUseOfItsConnection(t *testing.T) {
 // Creating a slot waits for the transactions that run. Somebody has to learn which.
 func TestCreateSlotNamesWhoIsInTheWay(t *testing.T) {
 	t.Parallel()
-	s, _ := ownSource(t, map[string]string{"max_prepared_transactions": "2"})
+	s, _ := ownSource(t, map[string]string{"max_prepared_transactions": "2", "max_replication_slots": "1"})
 	create := func(ctx context.Context, limit time.Duration) error {
 		c := s.connect()
 		c.slotTimeout = limit
@@ -396,11 +396,13 @@ func TestCreateSlotNamesWhoIsInTheWay(t *testing.T) {
 		t.Errorf("CreateSlot: %v, want a permanent error that names the prepared transaction", err)
 	}
 	s.exec("rollback prepared 'it''s forgotten'")
+	gone()
+	mustTellSlotErrorsApart(t, s)
 }
 
-func TestSlotErrorsAreToldApart(t *testing.T) {
-	t.Parallel()
-	s, _ := ownSource(t, map[string]string{"max_replication_slots": "1"})
+// mustTellSlotErrorsApart takes a server on which there can be one slot.
+func mustTellSlotErrorsApart(t *testing.T, s *source) {
+	t.Helper()
 	if err := s.connect().DropSlot(t.Context()); !IsSlotMissing(err) || IsSlotActive(err) || IsPermanent(err) {
 		t.Errorf("DropSlot of none: %v", err)
 	}

@@ -1,0 +1,453 @@
+package wal
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+// walsender is the server's end of a stream, played by a test, which says byte by byte what a real one would not.
+type walsender struct {
+	t    *testing.T
+	conn net.Conn
+
+	mu       sync.Mutex
+	statuses []status
+	changed  chan struct{} // capacity 1: there are more
+}
+
+// status is what the reader tells. (https://www.postgresql.org/docs/current/protocol-replication.html: Standby status update)
+type status struct {
+	written, flushed, applied pglogrepl.LSN
+	reply                     bool
+	at                        time.Time
+}
+
+// play connects a Reader with a walsender that says nothing by itself.
+func play(t *testing.T, publication string) (*Reader, *walsender) {
+	t.Helper()
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close() //nolint:errcheck // one connection is all
+	client, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &walsender{t: t, conn: server, changed: make(chan struct{}, 1)}
+	heard := make(chan struct{})
+	go func() { // ends with the connection
+		defer close(heard)
+		w.listen()
+	}()
+	r := newReader(t, client, publication)
+	t.Cleanup(func() {
+		_ = client.Close()
+		_ = server.Close()
+		<-heard
+	})
+	return r, w
+}
+
+func newReader(tb testing.TB, client net.Conn, publication string) *Reader {
+	tb.Helper()
+	config, err := pgconn.ParseConfig("")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend { // as Connect does
+		return pgproto3.NewFrontend(bufio.NewReaderSize(r, readBuffer), w)
+	}
+	pg, err := pgconn.Construct(&pgconn.HijackedConn{Conn: client, Config: config})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	now := time.Now()
+	r := &Reader{
+		conn: &Conn{options: Options{Slot: "slot", Publication: publication}, pg: pg}, net: client,
+		confirmed:      func() pglogrepl.LSN { return 0x16B3748 },
+		statusInterval: 10 * time.Millisecond, silence: time.Minute, lastHeard: now, nextStatus: now,
+	}
+	if err := r.arm(r.wake(now)); err != nil {
+		tb.Fatal(err)
+	}
+	return r
+}
+
+// listen reads statuses until the connection ends.
+func (w *walsender) listen() {
+	for {
+		var head [5]byte
+		if _, err := io.ReadFull(w.conn, head[:]); err != nil {
+			return
+		}
+		body := make([]byte, binary.BigEndian.Uint32(head[1:])-4)
+		if _, err := io.ReadFull(w.conn, body); err != nil {
+			return
+		}
+		if head[0] != 'd' || len(body) != 34 || body[0] != 'r' {
+			if head[0] != 'X' { // a farewell
+				w.t.Errorf("the reader says %q %x", head[0], body)
+			}
+			continue
+		}
+		lsn := func(at int) pglogrepl.LSN { return pglogrepl.LSN(uint64At(body, at)) }
+		w.mu.Lock()
+		w.statuses = append(w.statuses, status{lsn(1), lsn(9), lsn(17), body[33] != 0, time.Now()})
+		w.mu.Unlock()
+		select {
+		case w.changed <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// status waits for a status that came after since and is as ok wants it.
+func (w *walsender) status(since time.Time, ok func(status) bool) status {
+	w.t.Helper()
+	limit := afterwards(30 * time.Second)
+	for {
+		w.mu.Lock()
+		i := slices.IndexFunc(w.statuses, func(s status) bool { return s.at.After(since) && ok(s) })
+		if i >= 0 {
+			defer w.mu.Unlock()
+			return w.statuses[i]
+		}
+		w.mu.Unlock()
+		select {
+		case <-w.changed:
+		case <-limit:
+			w.t.Fatal("no such status")
+		}
+	}
+}
+
+func (w *walsender) say(b []byte) {
+	w.t.Helper()
+	if _, err := w.conn.Write(b); err != nil {
+		w.t.Errorf("say: %v", err)
+	}
+}
+
+// message is a message of the protocol, with its length.
+func message(kind byte, body []byte) []byte {
+	b := binary.BigEndian.AppendUint32([]byte{kind}, uint32(4+len(body))) //nolint:gosec // small
+	return append(b, body...)
+}
+
+func xlogData(data string) []byte {
+	return message('d', append(append([]byte{'w'}, make([]byte, 24)...), data...))
+}
+
+func keepalive(end uint64, reply byte) []byte {
+	b := binary.BigEndian.AppendUint64([]byte{'k'}, end)
+	return message('d', append(append(b, make([]byte, 8)...), reply))
+}
+
+// problem is an ErrorResponse or a NoticeResponse.
+func problem(kind byte, code, text string) []byte {
+	return message(kind, fmt.Appendf(nil, "SWARNING\x00VWARNING\x00C%s\x00M%s\x00\x00", code, text))
+}
+
+// Wherever a pause falls into a message, and whatever the reader does meanwhile, the message arrives whole.
+func TestReceiveGoesOnInTheMiddleOfAMessage(t *testing.T) {
+	t.Parallel()
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // no secret
+	r, w := play(t, "tidemark")
+	var want []string
+	var bytes []byte
+	for i := range 200 {
+		size := random.IntN(60)
+		if i%50 == 49 {
+			size = readBuffer + random.IntN(readBuffer)
+		}
+		data := strings.Repeat(string(rune('a'+i%26)), size) + fmt.Sprint(i)
+		want = append(want, data)
+		bytes = append(bytes, xlogData(data)...)
+		if i%7 == 0 {
+			bytes = append(bytes, keepalive(uint64(i), byte(i%2))...) //nolint:gosec // small
+			want = append(want, fmt.Sprint("keepalive ", pglogrepl.LSN(i)))
+		}
+	}
+	said := make(chan struct{})
+	go func() { // ends with what there is to say
+		defer close(said)
+		for pause := time.NewTicker(12 * time.Millisecond); len(bytes) > 0; { // longer than the status interval
+			n := min(1+random.IntN(40), len(bytes))
+			if random.IntN(20) == 0 {
+				n = min(len(bytes), random.IntN(len(bytes)/4+1)+1)
+			}
+			w.say(bytes[:n])
+			bytes = bytes[n:]
+			if random.IntN(3) == 0 {
+				<-pause.C
+			}
+		}
+	}()
+	for i, n := 0, 0; i < len(want); n++ {
+		until := time.Time{}
+		if n%3 == 0 {
+			until = time.Now().Add(time.Duration(n%5) * time.Millisecond)
+		}
+		m, err := r.Receive(t.Context(), until)
+		if err != nil {
+			t.Fatalf("message %d: %v", i, err)
+		}
+		var got string
+		switch m.Kind {
+		case Quiet:
+			if n%10 == 0 {
+				if err := r.Hold(t.Context(), afterwards(3*time.Millisecond)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			continue
+		case Data:
+			got = string(m.Data)
+		case Keepalive:
+			got = fmt.Sprint("keepalive ", m.WALEnd)
+		}
+		if got != want[i] {
+			t.Fatalf("message %d is %.80q (%d bytes), want %.80q (%d bytes)", i, got, len(got), want[i], len(want[i]))
+		}
+		i++
+	}
+	<-said
+}
+
+func TestStatusSaysThreeTimesTheSame(t *testing.T) {
+	t.Parallel()
+	r, w := play(t, "tidemark")
+	if err := r.Hold(t.Context(), afterwards(50*time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	if err := r.Ask(); err != nil {
+		t.Fatal(err)
+	}
+	w.status(begin, func(s status) bool { return s.reply })
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i, s := range w.statuses {
+		if s.written != 0x16B3748 || s.flushed != s.written || s.applied != s.written {
+			t.Errorf("status %d is %+v", i, s)
+		}
+		if last := i == len(w.statuses)-1; s.reply != last {
+			t.Errorf("status %d of %d wants a reply: %v", i, len(w.statuses), s.reply)
+		}
+	}
+	if len(w.statuses) < 3 {
+		t.Errorf("%d statuses in 50 ms, one is due every 10 ms", len(w.statuses))
+	}
+}
+
+func TestKeepaliveThatWantsAReplyGetsItAtOnce(t *testing.T) {
+	t.Parallel()
+	r, w := play(t, "tidemark")
+	r.statusInterval, r.nextStatus = time.Hour, time.Now().Add(time.Hour)
+	w.say(keepalive(1, 0))
+	if m, err := r.Receive(t.Context(), time.Time{}); err != nil || m.Kind != Keepalive || m.WALEnd != 1 {
+		t.Fatalf("Receive() = %+v, %v", m, err)
+	}
+	begin := time.Now()
+	w.mu.Lock()
+	if len(w.statuses) > 0 {
+		t.Error("a status that nobody wanted")
+	}
+	w.mu.Unlock()
+	w.say(keepalive(2, 1))
+	if m, err := r.Receive(t.Context(), time.Time{}); err != nil || m.Kind != Keepalive || m.WALEnd != 2 {
+		t.Fatalf("Receive() = %+v, %v", m, err)
+	}
+	if s := w.status(begin, func(status) bool { return true }); s.reply {
+		t.Error("the reply wants a reply: the two would go on forever")
+	}
+}
+
+// While it decodes a large transaction of other tables, a walsender looks for requests only every half
+// wal_sender_timeout. It must have been asked by then, or a transaction that takes longer than the timeout would end
+// every connection in the same place.
+func TestServerThatDecodesForLongIsNotGivenUp(t *testing.T) {
+	t.Parallel()
+	const timeout = 1500 * time.Millisecond
+	r, w := play(t, "tidemark")
+	r.silence, r.statusInterval = timeout, timeout/3
+	ctx, cancel := context.WithCancel(t.Context())
+	decoded := make(chan struct{})
+	go func() { // ends after three timeouts
+		defer close(decoded)
+		defer cancel()
+		looked := time.Now()
+		for tick := time.NewTicker(timeout / 2); time.Since(w.begun()) < 3*timeout; {
+			<-tick.C
+			w.mu.Lock()
+			asked := slices.ContainsFunc(w.statuses, func(s status) bool { return s.reply && s.at.After(looked) })
+			w.mu.Unlock()
+			looked = time.Now()
+			if asked {
+				w.say(keepalive(1, 0))
+			}
+		}
+	}()
+	var err error
+	for err == nil {
+		_, err = r.Receive(ctx, time.Time{})
+	}
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("Receive: %v, and the server was at work", err)
+	}
+	<-decoded
+}
+
+// begun is when the first status came, or now.
+func (w *walsender) begun() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.statuses) == 0 {
+		return time.Now()
+	}
+	return w.statuses[0].at
+}
+
+// A status that cannot be sent, because the server reads nothing, ends the stream after the silence that is allowed.
+func TestStatusThatCannotBeSentIsGivenUp(t *testing.T) {
+	t.Parallel()
+	client, server := net.Pipe() // holds nothing
+	t.Cleanup(func() { _ = server.Close(); _ = client.Close() })
+	r := newReader(t, client, "tidemark")
+	r.silence = 200 * time.Millisecond
+	begin := time.Now()
+	err := r.Hold(t.Context(), nil)
+	if took := time.Since(begin); !IsConnectionLost(err) || !errors.Is(err, os.ErrDeadlineExceeded) || took < r.silence || took > 10*time.Second {
+		t.Errorf("Hold: %v after %s", err, took)
+	}
+}
+
+func TestReceiveRefusesWhatMakesNoSense(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		say    []byte
+		lost   bool
+		reason string
+	}{
+		"an empty copy message":        {message('d', nil), false, "malformed message of 0 bytes"},
+		"an unknown kind of it":        {message('d', []byte("z12345678901234567890123456")), false, "malformed message of 27 bytes"},
+		"data without its head":        {message('d', append([]byte{'w'}, make([]byte, 23)...)), false, "malformed message of 24 bytes"},
+		"a short keepalive":            {message('d', append([]byte{'k'}, make([]byte, 16)...)), false, "malformed message of 17 bytes"},
+		"a long keepalive":             {message('d', append([]byte{'k'}, make([]byte, 18)...)), false, "malformed message of 19 bytes"},
+		"rows":                         {message('T', []byte{0, 0}), false, "unexpected protocol message"},
+		"an unknown message":           {message('?', nil), true, "unknown message type"},
+		"a length that is none":        {[]byte{'d', 0, 0, 0, 3}, true, "invalid message length"},
+		"a negative length":            {[]byte{'d', 0xff, 0xff, 0xff, 0xff}, true, "invalid message length"},
+		"a length beyond all messages": {[]byte{'d', 0x7f, 0xff, 0xff, 0xff}, true, "body"},
+		"the end of the copy":          {message('c', nil), true, "the server ended it"},
+		"the end of the command":       {message('C', []byte("COPY 0\x00")), true, "the server ended it"},
+		"an error":                     {problem('E', "57P01", "terminating connection due to administrator command"), true, "administrator command"},
+		"an error about a right":       {problem('E', "42501", "permission denied"), true, "grant the role what it lacks"},
+		"the end":                      {nil, true, "EOF"},
+		"the end inside a head":        {[]byte{'d', 0, 0}, true, "EOF"},
+		"the end inside a body":        {message('d', make([]byte, 30))[:20], true, "EOF"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, w := play(t, "tidemark")
+			w.say(c.say)
+			if err := w.conn.(*net.TCPConn).CloseWrite(); err != nil { //nolint:forcetypeassert // play made it
+				t.Fatal(err)
+			}
+			m, err := r.Receive(t.Context(), time.Time{})
+			if err == nil || IsConnectionLost(err) != c.lost || !strings.Contains(err.Error(), c.reason) {
+				t.Errorf("Receive() = %+v, %v (lost %v), want one that says %q (lost %v)", m, err, IsConnectionLost(err), c.reason, c.lost)
+			}
+			if permanent := strings.Contains(name, "right"); IsPermanent(err) != permanent {
+				t.Errorf("permanent is %v of %v", !permanent, err)
+			}
+		})
+	}
+}
+
+func TestReceivePassesOverWhatIsNotForIt(t *testing.T) {
+	t.Parallel()
+	r, w := play(t, "log")
+	w.say(slices.Concat(
+		problem('N', "01000", "just so you know"),
+		problem('N', "55000", "the logical decoding takes a while"), // not about publication log
+		problem('N', "55000", "catalog_log and log2 are busy"),
+		problem('N', "42704", `role "log" does not exist`),
+		message('S', []byte("TimeZone\x00UTC\x00")),
+		message('A', []byte{0, 0, 0, 1, 'c', 0, 'p', 0}),
+		xlogData("here"),
+	))
+	m, err := r.Receive(t.Context(), time.Time{})
+	if err != nil || m.Kind != Data || string(m.Data) != "here" {
+		t.Errorf("Receive() = %+v, %v", m, err)
+	}
+}
+
+func TestReceiveHearsOfAMissingPublicationInEveryLanguage(t *testing.T) {
+	t.Parallel()
+	for _, c := range [][]byte{
+		problem('N', "55000", `skipped loading publication "log"`),
+		problem('N', "55000", "Laden der Publikation »log« übersprungen"),
+		problem('N', "55000", "catalog: publication «log»"),
+		problem('E', "42704", `publication "log" does not exist`),
+		problem('E', "42704", "Publikation „log“ existiert nicht"),
+	} {
+		r, w := play(t, "log")
+		w.say(c)
+		_, err := r.Receive(t.Context(), time.Time{})
+		if !IsPermanent(err) || !strings.Contains(err.Error(), "publication log did not exist") {
+			t.Errorf("%q: %v", c, err)
+		}
+	}
+}
+
+// deaf is a connection into which everything vanishes.
+type deaf struct{ net.Conn }
+
+func (deaf) Write(b []byte) (int, error)      { return len(b), nil }
+func (deaf) SetReadDeadline(time.Time) error  { return nil }
+func (deaf) SetWriteDeadline(time.Time) error { return nil }
+
+// Whatever comes inside a copy message, it is understood or refused; and what is understood is all of it.
+func FuzzCopyData(f *testing.F) {
+	for _, seed := range [][]byte{xlogData("row")[5:], keepalive(1, 1)[5:], keepalive(1<<63, 0)[5:], {}, {'w'}, {'k'}} {
+		f.Add(seed)
+	}
+	r := newReader(f, deaf{}, "tidemark")
+	f.Fuzz(func(t *testing.T, data []byte) {
+		m, ok, err := r.handleCopyData(data)
+		switch {
+		case ok == (err != nil):
+			t.Fatalf("%x: %v and %v", data, ok, err)
+		case err != nil:
+		case m.Kind == Data && data[0] == 'w' && len(data) >= 25 && bytes.Equal(m.Data, data[25:]):
+		case m.Kind == Keepalive && data[0] == 'k' && len(data) == 18 && uint64(m.WALEnd) == binary.BigEndian.Uint64(data[1:]):
+		default:
+			t.Fatalf("%x is understood as %+v", data, m)
+		}
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -105,6 +106,25 @@ func TestParkedEventHoldsItsKeyAndNothingElse(t *testing.T) {
 	b.event("k", "good", "k6")
 	b.records("outbox.event.good", 8)
 	b.parkedIs(lot, 0)
+	r.stop()
+}
+
+func TestPoisonIsNotDoneBeforeItIsParked(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.options.OnPoison, b.options.ResumeDedupe, b.options.ParkDSN = relay.Park, true, b.dsn
+	b.options.DrainTimeout = 200 * time.Millisecond
+	lot := b.lot()
+	r := b.start()
+	b.event("k", "good", "k1")
+	b.records("outbox.event.good", 1)
+	b.exec("alter table tidemark_parked rename to hidden")
+	b.event("k", "a/b", "x1")
+	eventually(t, "the event cannot be parked", func() bool { return r.relay.Status().LastError != "" })
+	r.stop()
+	b.exec("alter table hidden rename to tidemark_parked")
+	r = b.start()
+	b.parkedIs(lot, 1)
 	r.stop()
 }
 

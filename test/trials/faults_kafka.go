@@ -73,6 +73,7 @@ func kafkaFaults() []fault {
 		},
 		{
 			Name: "topic_recreated", What: "a topic whose records have all been read is deleted and created again; the other topics go on", Alone: true,
+			Twice:  "what was published beyond the checkpoint went away with the topic: a start over finds nothing of it and publishes it again",
 			Inject: recreateTopic,
 		},
 		{

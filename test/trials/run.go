@@ -137,14 +137,19 @@ func sub(seed uint64, name string) *rand.Rand {
 }
 
 // runFault runs one trial. What goes wrong with the trial itself is in the result, too.
-func runFault(ctx context.Context, o *options, s *servers, f *fault) result {
-	t := result{Fault: f.Name, What: f.What, Exits: []string{}}
+func runFault(ctx context.Context, o *options, s *servers, f *fault) (t result) {
+	t = result{Fault: f.Name, What: f.What, Exits: []string{}}
 	stack, err := newStack(ctx, s, f.Name, sub(o.seed, f.Name), o.short)
 	if err != nil {
 		t.Broken = "the trial cannot begin: " + err.Error()
 		return t
 	}
-	defer stack.close()
+	defer func() {
+		stack.close()
+		if err := stack.dropSlot(ctx); err != nil && t.Broken == "" {
+			t.Broken = "the trial leaves its slot behind, and the next ones cannot make theirs: " + err.Error()
+		}
+	}()
 	if o.verbose {
 		stack.Config.Output = prefixed(f.Name)
 	}
@@ -177,6 +182,20 @@ func (s *stack) close() {
 	for _, do := range s.cleanup {
 		do()
 	}
+}
+
+// dropSlot drops the slot of a trial that is over: the server has room for few.
+func (s *stack) dropSlot(ctx context.Context) error {
+	return trial.Await(ctx, "the slot is dropped", time.Minute, func() (bool, error) {
+		var left int
+		err := s.Query(ctx, []any{&left}, `select count(*) from pg_replication_slots where slot_name = $1`, s.Config.Slot)
+		if err != nil || left == 0 {
+			return err == nil, nil //nolint:nilerr // the server may still be coming back
+		}
+		_ = s.Exec(ctx, "select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = $1 and active_pid is not null", s.Config.Slot)
+		_ = s.Exec(ctx, "select pg_drop_replication_slot($1)", s.Config.Slot) // not yet, if it is still active: tried again
+		return false, nil
+	})
 }
 
 // inject breaks and heals, again and again, while writers write.

@@ -165,9 +165,8 @@ func (a *arena) mustStop(w *trial.Writers) {
 	}
 }
 
-// judge waits for what is still to come, prints the verdict and fails the test if a promise is broken that is not
-// tolerated.
-func (a *arena) judge(tolerated ...ledger.Finding) ledger.Verdict {
+// judge waits for what is still to come, prints the verdict and fails the test if a promise is broken.
+func (a *arena) judge() ledger.Verdict {
 	a.t.Helper()
 	ctx, cancel := context.WithTimeout(a.t.Context(), 5*time.Minute)
 	defer cancel()
@@ -176,7 +175,7 @@ func (a *arena) judge(tolerated ...ledger.Finding) ledger.Verdict {
 		a.t.Fatal(err)
 	}
 	a.t.Log(v)
-	if err := v.Err(tolerated...); err != nil {
+	if err := v.Err(); err != nil {
 		a.t.Error(err)
 	}
 	return v

@@ -28,7 +28,6 @@ type account struct {
 	keys    map[ledger.Event]string
 	table   []string
 	offsets map[int32]int64
-	commit  uint64
 }
 
 func newAccount(t *testing.T) *account {

@@ -228,8 +228,7 @@ type stuck struct{ error }
 
 // passes reports whether an error is one of those that a server's restart or a broken connection brings.
 func passes(err error) bool {
-	var fault *stuck
-	if errors.As(err, &fault) {
+	if _, ok := errors.AsType[*stuck](err); ok {
 		return false
 	}
 	var pgErr *pgconn.PgError

@@ -249,13 +249,13 @@ func (s *stack) awaitArrival(ctx context.Context, since time.Time) (time.Duratio
 func (s *stack) lastWords() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	text := ""
+	var text strings.Builder
 	for n, i := range s.instances {
 		if relay := i.process(); relay != nil {
-			text += fmt.Sprintf("\ninstance %d: …%s", n, end(relay.Log(), 1500))
+			_, _ = fmt.Fprintf(&text, "\ninstance %d: …%s", n, end(relay.Log(), 1500)) // never fails
 		}
 	}
-	return text
+	return text.String()
 }
 
 // judge ends the writers, waits for what is still to come, ends tidemark and holds the ledger against what was promised.

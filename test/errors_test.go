@@ -122,6 +122,7 @@ func TestClearErrors(t *testing.T) {
 			a.setCheckpoint(t, "")
 		}, refused, []string{"refused", "empty", "checkpoint adopt --accept-gap"}},
 		{"a checkpoint of zeroes", func(t *testing.T, a *arena) { // what some file systems leave after a power cut
+			t.Helper()
 			a.runBefore(t)
 			a.setCheckpoint(t, strings.Repeat("\x00", 300))
 		}, refused, []string{"refused", "checkpoint adopt --accept-gap"}},

@@ -42,6 +42,10 @@ func smallDisk(_ context.Context, s *stack) error {
 
 // fillDisk takes what is left of it.
 func fillDisk(ctx context.Context, s *stack) (func() error, error) {
+	active, err := s.active(ctx) // now: with a full disk none is ready
+	if err != nil {
+		return nil, err
+	}
 	path := filepath.Join(filepath.Dir(s.Config.Checkpoint), "filler")
 	file, err := os.Create(path)
 	if err != nil {
@@ -59,9 +63,5 @@ func fillDisk(ctx context.Context, s *stack) (func() error, error) {
 		return heal, nil
 	}
 	s.hold(ctx, time.Second)
-	i, err := s.active(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return heal, i.kill()
+	return heal, active.kill()
 }

@@ -32,16 +32,18 @@ func TestCommittedRowsArriveOnceInOrder(t *testing.T) {
 	r.stop()
 }
 
-// amnesia is a store that takes nothing more once it is told so: it stays as a crash would have left it.
+// amnesia is a store that takes no later LSN once it is told so: it stays as a crash soon after would have left it.
 type amnesia struct {
 	*checkpoint.File
-	on atomic.Bool
+	on   atomic.Bool
+	last atomic.Uint64 // the LSN that was stored last
 }
 
 func (a *amnesia) Save(ctx context.Context, c *checkpoint.Checkpoint, holder string) error {
-	if a.on.Load() {
+	if a.on.Load() && uint64(c.LSN) != a.last.Load() {
 		return errors.New("nothing is stored any more")
 	}
+	a.last.Store(uint64(c.LSN))
 	return a.File.Save(ctx, c, holder)
 }
 
@@ -68,6 +70,9 @@ func TestResumePublishesNothingTwice(t *testing.T) {
 		b.exec(`insert into outbox (aggregatetype, aggregateid, type) values ($1, 'k', 'placed')`, "round"+strconv.Itoa(round))
 		b.records("outbox.event.order", want)
 		b.records(topic, 2)
+		// And a topic that is new since the last checkpoint.
+		b.exec(`insert into outbox (aggregatetype, aggregateid, type) values ($1, 'k', 'placed')`, "fresh"+strconv.Itoa(round))
+		b.records("outbox.event.fresh"+strconv.Itoa(round), 1)
 		r.stop()
 	}
 	forgetful.on.Store(false)
@@ -76,6 +81,7 @@ func TestResumePublishesNothingTwice(t *testing.T) {
 	mustArriveInOrder(t, b.records("outbox.event.order", want+5))
 	for round := range 4 {
 		mustArriveInOrder(t, b.records("outbox.event.round"+strconv.Itoa(round), 2))
+		b.records("outbox.event.fresh"+strconv.Itoa(round), 1)
 	}
 	r.stop()
 }

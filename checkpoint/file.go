@@ -2,21 +2,25 @@ package checkpoint
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 )
 
 // File keeps the checkpoint in a local file. It is written to a temporary file beside it, fsynced and renamed, and
 // then the folder is fsynced, so that a crash or a power cut leaves either the old contents or the new.
-type File struct{ path string }
+type File struct {
+	path  string
+	tmp   string // this File's own: a process that was stopped while it wrote must not write into another's
+	swept bool
+}
 
 // NewFile returns a store at path, whose folder must exist.
-func NewFile(path string) *File { return &File{path: path} }
+func NewFile(path string) *File { return &File{path: path, tmp: path + ".tmp-" + rand.Text()} }
 
 // String names the store for logs and errors.
 func (f *File) String() string { return "file " + f.path }
@@ -43,11 +47,12 @@ func (f *File) Load(context.Context) (*Checkpoint, error) {
 // and IsTakenOver is true of the error: a process that was stopped for a while must not put its old position above
 // that of its successor.
 func (f *File) Save(ctx context.Context, c *Checkpoint, holder string) error {
-	unlock, err := f.lock(ctx)
+	lock, err := acquire(ctx, f.path+".lock")
 	if err != nil {
-		return err
+		return fmt.Errorf("save checkpoint %s: %w", f.path, err)
 	}
-	defer unlock()
+	defer lock.release()
+	f.sweep()
 	stored, err := f.Load(ctx)
 	if err != nil {
 		return err
@@ -55,7 +60,22 @@ func (f *File) Save(ctx context.Context, c *Checkpoint, holder string) error {
 	if err := heldBy(stored, holder); err != nil {
 		return fmt.Errorf("save checkpoint %s: %w", f.path, err)
 	}
-	return f.write(c)
+	if err := f.write(c, lock); err != nil {
+		return fmt.Errorf("save checkpoint %s: %w", f.path, err)
+	}
+	return nil
+}
+
+// sweep removes, once, what crashes have left of temporary files.
+func (f *File) sweep() {
+	if f.swept {
+		return
+	}
+	f.swept = true
+	left, _ := filepath.Glob(f.path + ".tmp-*") // a pattern that cannot be read has nothing to sweep
+	for _, name := range left {
+		_ = os.Remove(name) // whoever still writes it has lost the lock
+	}
 }
 
 // SetAside renames what is stored, so that nothing is, and returns the new name; "" if nothing was.
@@ -71,46 +91,18 @@ func (f *File) SetAside(now time.Time) (string, error) {
 	return name, syncDir(filepath.Dir(f.path))
 }
 
-// lock keeps other processes from saving between the look at the holder and the rename. Whoever is stopped in between
-// still holds the lock, so that nobody can take over unseen.
-func (f *File) lock(ctx context.Context) (unlock func(), err error) {
-	file, err := os.OpenFile(f.path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("save checkpoint: %w", err)
-	}
-	ticker := time.NewTicker(10 * time.Millisecond)
-	defer ticker.Stop()
-	for {
-		err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			return func() { _ = file.Close() }, nil // which unlocks
-		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
-			_ = file.Close()
-			return nil, fmt.Errorf("lock checkpoint %s: %w", f.path, err)
-		}
-		select {
-		case <-ctx.Done():
-			_ = file.Close()
-			return nil, fmt.Errorf("lock checkpoint %s: another process holds it, perhaps one that is stopped (fuser %s.lock names it): %w", f.path, f.path, ctx.Err())
-		case <-ticker.C:
-		}
-	}
-}
-
-func (f *File) write(c *Checkpoint) (err error) {
+func (f *File) write(c *Checkpoint, lock *fileLock) (err error) {
 	b, err := Encode(c)
 	if err != nil {
 		return err
 	}
-	// One name for the temporary file: what a crash leaves behind is overwritten, not collected.
-	tmp, err := os.OpenFile(f.path+".tmp", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	tmp, err := os.OpenFile(f.tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
-		return fmt.Errorf("save checkpoint: %w", err)
+		return err
 	}
 	defer func() {
 		if err != nil {
-			_ = os.Remove(tmp.Name())
+			_ = os.Remove(f.tmp)
 		}
 	}()
 	_, err = tmp.Write(b)
@@ -120,16 +112,16 @@ func (f *File) write(c *Checkpoint) (err error) {
 	if errClose := tmp.Close(); err == nil {
 		err = errClose
 	}
+	if err == nil && !lock.held() { // what took long is done: from here to the rename there is nothing to wait for
+		err = errTakenOver
+	}
 	if err == nil {
-		err = os.Rename(tmp.Name(), f.path)
+		err = os.Rename(f.tmp, f.path)
 	}
 	if err == nil {
 		err = syncDir(filepath.Dir(f.path))
 	}
-	if err != nil {
-		return fmt.Errorf("save checkpoint %s: %w", f.path, err)
-	}
-	return nil
+	return err
 }
 
 // syncDir makes a rename in dir durable.

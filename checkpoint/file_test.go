@@ -70,7 +70,7 @@ func TestFileIsNotDisturbedByWhatACrashLeft(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "checkpoint")
 	save(t, checkpoint.NewFile(path), example(1))
-	if err := os.WriteFile(path+".tmp", bytes.Repeat([]byte("torn "), 1000), 0o600); err != nil {
+	if err := os.WriteFile(path+".tmp-left", bytes.Repeat([]byte("torn "), 1000), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s := checkpoint.NewFile(path)

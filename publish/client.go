@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"slices"
@@ -185,19 +186,16 @@ func settings(options map[string]string) ([]kgo.Opt, error) {
 	fixed := []string{"acks", "enable.idempotence", "retries", "delivery.timeout.ms", "max.in.flight.requests.per.connection", "partitioner.class", "transactional.id"}
 	var opts []kgo.Opt
 	var problems []error
-	for name, value := range options {
+	for _, name := range slices.Sorted(maps.Keys(options)) {
+		value := options[name]
 		set, ok := known[name]
 		if !ok && slices.Contains(fixed, name) {
 			problems = append(problems, fmt.Errorf("kafka.options: %s is fixed, because the delivery promises rest on it; remove it", name))
 			continue
 		}
 		if !ok {
-			names := make([]string, 0, len(known))
-			for k := range known {
-				names = append(names, k)
-			}
-			slices.Sort(names)
-			problems = append(problems, fmt.Errorf("kafka.options: no option %s; there are %s", name, strings.Join(names, ", ")))
+			names := strings.Join(slices.Sorted(maps.Keys(known)), ", ")
+			problems = append(problems, fmt.Errorf("kafka.options: no option %s; there are %s", name, names))
 			continue
 		}
 		opt, err := set(value)

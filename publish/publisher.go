@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -53,6 +54,7 @@ type Publisher struct {
 	cancel      context.CancelFunc
 	finish      func(*kgo.Record, error)
 	health      health
+	stopped     atomic.Bool
 
 	mu     sync.Mutex // guards topics and what is in them
 	topics map[string]*topic
@@ -114,13 +116,18 @@ func (p *Publisher) Close() {
 
 // Publish hands a batch over, in order. It does not block: the caller bounds what is in flight. The batch belongs to
 // the publisher until each delivery has come back. Check must have found nothing against any of them.
-func (p *Publisher) Publish(batch []Delivery) {
+//
+// It returns how many it has taken: all, unless Stop was called.
+func (p *Publisher) Publish(batch []Delivery) int {
 	headers := 0
 	for i := range batch {
 		headers += len(batch[i].Event.Headers)
 	}
 	slab := make([]kgo.RecordHeader, 0, headers)
 	for i := range batch {
+		if p.stopped.Load() {
+			return i
+		}
 		d := &batch[i]
 		from := len(slab)
 		for _, h := range d.Event.Headers {
@@ -133,7 +140,13 @@ func (p *Publisher) Publish(batch []Delivery) {
 		}
 		p.client.Produce(p.ctx, &d.record, p.finish)
 	}
+	return len(batch)
 }
+
+// Stop makes Publish take nothing more. The client, when it has failed a record, goes on with the later ones of its
+// partition, which would overtake it: whoever learns of a failure that is not to be passed over calls this at once. Any
+// goroutine may.
+func (p *Publisher) Stop() { p.stopped.Store(true) }
 
 func (p *Publisher) topic(name string) *topic {
 	p.mu.Lock()
@@ -181,7 +194,8 @@ func IsPoison(err error) bool {
 			return true
 		}
 	}
-	return err != nil && err.Error() == "invalid record partitioning choice" // kgo exports no sentinel for it
+	// kgo exports no sentinel for it, and goes on with the numbers.
+	return err != nil && strings.HasPrefix(err.Error(), "invalid record partitioning choice")
 }
 
 // IsFenced reports whether err says that another process has taken this producer's place, or that the broker no

@@ -89,7 +89,10 @@ func (p *Publisher) describe(ctx context.Context, names []string, found kadm.Top
 	if err != nil {
 		return nil, fmt.Errorf("look up where the topics end: %w", err)
 	}
-	limits := p.limits(ctx, names)
+	limits, err := p.limits(ctx, names)
+	if err != nil {
+		return nil, err
+	}
 	topics := make([]*topic, 0, len(names))
 	for _, name := range names {
 		t := &topic{
@@ -157,6 +160,8 @@ func (p *Publisher) Check(d *Delivery) error {
 	switch {
 	case d.topic.rejected != nil:
 		return d.topic.rejected
+	case !hasRecordTime(ev.Timestamp):
+		return fmt.Errorf("the timestamp %s is none that a record can have, which are those of the years 1970 to 2261", ev.Timestamp.Format(time.RFC3339))
 	case ev.Partition >= d.topic.partitions:
 		return fmt.Errorf("partition %d is asked for, and topic %s has %d", ev.Partition, ev.Topic, d.topic.partitions)
 	case recordBytes(ev) > int(d.topic.maxMessageBytes):
@@ -165,6 +170,13 @@ func (p *Publisher) Check(d *Delivery) error {
 	default:
 		return nil
 	}
+}
+
+// hasRecordTime reports whether a record can have this timestamp. Kafka counts milliseconds since 1970, and a producer must
+// not write negative ones; the client counts nanoseconds on the way, and what does not fit became another time without a
+// word. The zero time leaves the choice to the client.
+func hasRecordTime(t time.Time) bool {
+	return t.IsZero() || (t.UnixMilli() >= 0 && t.UTC().Year() < 2262)
 }
 
 // recordBytes returns an upper bound of what a batch takes that holds this event alone, before compression. The client
@@ -185,6 +197,9 @@ func (p *Publisher) lookUp(ctx context.Context, names []string) (found kadm.Topi
 	}
 	// Asking for rights as well goes past the client's cache, which does not know of topics that were just created.
 	found, err = p.admin.ListTopics(kadm.WithAuthorizedOps(ctx), names...)
+	if isForbidden(err) { // for one of them, and it does not say which
+		return p.lookUpEach(ctx, names, err)
+	}
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("look up topics: %w", err)
 	}
@@ -200,6 +215,29 @@ func (p *Publisher) lookUp(ctx context.Context, names []string) (found kadm.Topi
 		}
 	}
 	return found, missing, rejected, nil
+}
+
+func (p *Publisher) lookUpEach(ctx context.Context, names []string, reason error) (found kadm.TopicDetails, missing []string, rejected map[string]error, err error) {
+	if len(names) == 1 {
+		return nil, nil, map[string]error{names[0]: fmt.Errorf("topic %s: %w", names[0], reason)}, nil
+	}
+	found, rejected = kadm.TopicDetails{}, map[string]error{}
+	for _, name := range names {
+		foundOne, missingOne, rejectedOne, err := p.lookUp(ctx, []string{name})
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		maps.Copy(found, foundOne)
+		maps.Copy(rejected, rejectedOne)
+		missing = append(missing, missingOne...)
+	}
+	return found, missing, rejected, nil
+}
+
+// isForbidden reports whether the broker has refused the whole question because of a right that is missing.
+func isForbidden(err error) bool {
+	_, ok := errors.AsType[*kadm.AuthError](err)
+	return ok
 }
 
 // create creates the topics. It adds to rejected those that cannot be.
@@ -235,18 +273,33 @@ func (p *Publisher) create(ctx context.Context, names []string, rejected map[str
 	return rejected, nil
 }
 
-// limits returns max.message.bytes of each topic. Without the right to ask, the broker's default is assumed; a record
-// that turns out too large is then refused by the broker instead of here.
-func (p *Publisher) limits(ctx context.Context, names []string) map[string]int32 {
+// limits returns max.message.bytes of each topic. Where the broker does not tell, for want of a right or otherwise, its
+// default is assumed; a record that turns out too large is then refused by the broker instead of here. What passes is an
+// error: a limit that is assumed too low would make good events poison for as long as the publisher lives.
+func (p *Publisher) limits(ctx context.Context, names []string) (map[string]int32, error) {
+	described, err := p.admin.DescribeTopicConfigs(ctx, names...)
+	if isForbidden(err) && len(names) > 1 { // for one of them, and it does not say which
+		limits := make(map[string]int32, len(names))
+		for _, name := range names {
+			one, err := p.limits(ctx, []string{name})
+			if err != nil {
+				return nil, err
+			}
+			maps.Copy(limits, one)
+		}
+		return limits, nil
+	}
 	limits := make(map[string]int32, len(names))
 	for _, name := range names {
 		limits[name] = defaultMaxMessageBytes
 	}
-	described, err := p.admin.DescribeTopicConfigs(ctx, names...)
 	if err != nil {
-		return limits
+		return limits, passing("look up max.message.bytes", err)
 	}
 	for _, d := range described {
+		if err := passing("look up max.message.bytes of topic "+d.Name, d.Err); err != nil {
+			return nil, err
+		}
 		i := slices.IndexFunc(d.Configs, func(c kadm.Config) bool { return c.Key == "max.message.bytes" })
 		if d.Err != nil || i < 0 || d.Configs[i].Value == nil {
 			continue
@@ -255,7 +308,15 @@ func (p *Publisher) limits(ctx context.Context, names []string) map[string]int32
 			limits[d.Name] = int32(n)
 		}
 	}
-	return limits
+	return limits, nil
+}
+
+// passing returns err, with what was being done, unless it is an answer of Kafka's that will be the same next time.
+func passing(what string, err error) error {
+	if kafka, ok := errors.AsType[*kerr.Error](err); err == nil || (ok && !kafka.Retriable) {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", what, err)
 }
 
 // maxBatchBytes is what the client may put into one batch of a topic: what the broker accepts, and, where that is

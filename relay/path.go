@@ -245,8 +245,10 @@ func (p *path) handOver() error {
 }
 
 func (p *path) publish(batch []publish.Delivery) {
-	p.flying.handOut(len(batch))
-	p.pub.Publish(batch)
+	p.flying.handOut(len(batch)) // before anything can come back
+	taken := p.pub.Publish(batch)
+	p.flying.handOut(taken - len(batch)) // the rest stays behind: the path has failed meanwhile, and ends
+	p.abandon(batch[taken:])
 }
 
 // abandon takes deliveries that will not be handed over out of the account.
@@ -371,6 +373,7 @@ func (p *path) acked(d *publish.Delivery, err error) {
 	case publish.IsPoison(err) && p.alone.Load():
 		p.verdict = err // publishAlone waits for it
 	default:
+		p.pub.Stop() // first of all: nothing may overtake it
 		p.Metrics.failed(ev.Topic, err)
 		if publish.IsPoison(err) {
 			err = &rejection{err}

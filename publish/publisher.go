@@ -55,6 +55,7 @@ type Publisher struct {
 	finish      func(*kgo.Record, error)
 	health      health
 	stopped     atomic.Bool
+	lenient     atomic.Bool
 
 	mu     sync.Mutex // guards topics and what is in them
 	topics map[string]*topic
@@ -89,7 +90,7 @@ func Open(o Options, acked func(*Delivery, error)) (*Publisher, error) {
 	p := &Publisher{options: o, partitioner: partitioner, topics: map[string]*topic{}}
 	p.ctx, p.cancel = context.WithCancel(context.Background()) //nolint:forbidigo // records live as long as the publisher
 	opts := slices.Concat(shared, producing)
-	opts = append(opts, kgo.WithHooks(&p.health), kgo.ProducerBatchMaxBytesFn(p.maxBatchBytes))
+	opts = append(opts, kgo.WithHooks(&p.health), kgo.ProducerBatchMaxBytesFn(p.maxBatchBytes), kgo.WithLogger(failureWatch{p}))
 	p.client, err = kgo.NewClient(opts...)
 	if err != nil {
 		return nil, fmt.Errorf("configure the Kafka client: %w", err)
@@ -147,6 +148,26 @@ func (p *Publisher) Publish(batch []Delivery) int {
 // partition, which would overtake it: whoever learns of a failure that is not to be passed over calls this at once. Any
 // goroutine may.
 func (p *Publisher) Stop() { p.stopped.Store(true) }
+
+// Lenient makes failures those of their own event alone, until Lenient(false). Nothing may be under way at either moment.
+func (p *Publisher) Lenient(on bool) { p.lenient.Store(on) }
+
+// failureWatch closes the moment between the client's failing a batch and its telling us, in which it would send what it is
+// given under its next epoch: the records' context ends in the client's log of the failure, which it writes before it fails
+// anything. What is not on its way by then never leaves, and comes back with context.Canceled.
+type failureWatch struct{ p *Publisher }
+
+var _ kgo.Logger = failureWatch{}
+
+// Level makes the client log what Log waits for.
+func (failureWatch) Level() kgo.LogLevel { return kgo.LogLevelInfo }
+
+// Log is called by the client, which holds the partition's lock while it does.
+func (w failureWatch) Log(_ kgo.LogLevel, message string, _ ...any) {
+	if message == "batch in a produce request failed" && !w.p.lenient.Load() {
+		w.p.cancel()
+	}
+}
 
 func (p *Publisher) topic(name string) *topic {
 	p.mu.Lock()

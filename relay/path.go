@@ -372,6 +372,7 @@ func (p *path) acked(d *publish.Delivery, err error) {
 		d.Owner.(*checkpoint.Transaction).Acked() //nolint:forcetypeassert // row put it there
 	case publish.IsPoison(err) && p.alone.Load():
 		p.verdict = err // publishAlone waits for it
+	case errors.Is(err, context.Canceled): // never sent, because another failed, and that one says why
 	default:
 		p.pub.Stop() // first of all: nothing may overtake it
 		p.Metrics.failed(ev.Topic, err)

@@ -80,6 +80,8 @@ func (p *path) publishOne(one []publish.Delivery) (refused, err error) {
 	p.verdict = nil
 	p.alone.Store(true)
 	defer p.alone.Store(false)
+	p.pub.Lenient(true)
+	defer p.pub.Lenient(false)
 	p.publish(one)
 	err = p.aside(p.landed)
 	return p.verdict, err

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -159,8 +158,8 @@ func (a *Arena) Confirmed(ctx context.Context) (lsn string, pid int, err error) 
 
 // Await calls ok every few milliseconds until it returns true or an error, or the limit has passed.
 func Await(ctx context.Context, what string, limit time.Duration, ok func() (bool, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
 	for {
@@ -170,7 +169,9 @@ func Await(ctx context.Context, what string, limit time.Duration, ok func() (boo
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("waited %v in vain: %s", limit, strings.TrimSpace(what))
+			return fmt.Errorf("wait until %s: %w", what, ctx.Err())
+		case <-timer.C:
+			return fmt.Errorf("waited %v in vain until %s", limit, what)
 		case <-ticker.C:
 		}
 	}

@@ -144,12 +144,7 @@ func runFault(ctx context.Context, o *options, s *servers, f *fault) (t result) 
 		t.Broken = "the trial cannot begin: " + err.Error()
 		return t
 	}
-	defer func() {
-		stack.close()
-		if err := stack.dropSlot(ctx); err != nil && t.Broken == "" {
-			t.Broken = "the trial leaves its slot behind, and the next ones cannot make theirs: " + err.Error()
-		}
-	}()
+	defer stack.end(ctx, &t)
 	if o.verbose {
 		stack.Config.Output = prefixed(f.Name)
 	}
@@ -173,6 +168,14 @@ func runFault(ctx context.Context, o *options, s *servers, f *fault) (t result) 
 	return t
 }
 
+// end leaves nothing of a trial running, and no slot: the server has room for few.
+func (s *stack) end(ctx context.Context, t *result) {
+	s.close()
+	if err := s.dropSlot(ctx); err != nil && t.Broken == "" {
+		t.Broken = "the trial leaves its slot behind, and the next ones cannot make theirs: " + err.Error()
+	}
+}
+
 func (s *stack) close() {
 	s.killAll()
 	if s.writers != nil {
@@ -184,7 +187,7 @@ func (s *stack) close() {
 	}
 }
 
-// dropSlot drops the slot of a trial that is over: the server has room for few.
+// dropSlot drops the slot of a trial that is over.
 func (s *stack) dropSlot(ctx context.Context) error {
 	return trial.Await(ctx, "the slot is dropped", time.Minute, func() (bool, error) {
 		var left int

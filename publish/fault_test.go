@@ -155,8 +155,8 @@ func TestUnknownTopicIsWaitedFor(t *testing.T) {
 	mustHold(t, cluster, map[int32][]decode.Event{0: {event("t", 0, 1)}})
 }
 
-// What Kafka rejects for good fails together with what was handed over behind it for the same partition, and only that.
-func TestRejectedEventStopsThoseBehindItInItsPartition(t *testing.T) {
+// What Kafka rejects for good fails together with everything behind it, handed over already or not: nothing overtakes it.
+func TestNothingOfThePartitionIsAcknowledgedBehindARejectedEvent(t *testing.T) {
 	t.Parallel()
 	for _, reason := range []*kerr.Error{
 		kerr.MessageTooLarge, kerr.InvalidRecord, kerr.PolicyViolation, kerr.InvalidTimestamp, kerr.CorruptMessage,
@@ -177,29 +177,86 @@ func TestRejectedEventStopsThoseBehindItInItsPartition(t *testing.T) {
 			})
 			rejected := cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "t", Partitions: []int32{0}, Err: reason, Count: 1})
 			n := 2
-			for from := 1; from <= 21; from += 10 {
+			hand := func() {
+				from := n / 2
 				out.hand(append(events(0, from, 10), events(1, from, 10)...)...)
 				n += 20
 			}
+			for range 3 {
+				hand()
+			}
 			close(release)
+			out.answers(n)
+			for range 3 { // the client would go on, under its next epoch, and the broker would take it
+				hand()
+				out.answers(n)
+			}
+			refused, there := 0, 1
 			for _, a := range out.answers(n)[2:] {
-				if failed := a.Event.Partition == 0; (a.err != nil) != failed {
-					t.Errorf("event %s: %v, want it failed: %v", a.Event.ID, a.err, failed)
-				} else if failed && (!IsPoison(a.err) || IsFenced(a.err) || !errors.Is(a.err, reason)) {
-					t.Errorf("event %s: %v, want poison", a.Event.ID, a.err)
-				} else if failed && Reason(a.err) != reason.Message {
-					t.Errorf("event %s: the reason is %q", a.Event.ID, Reason(a.err))
+				switch poison := IsPoison(a.err); {
+				case a.Event.Partition == 0 && poison && errors.Is(a.err, reason) && Reason(a.err) == reason.Message && !IsFenced(a.err):
+					refused++
+				case a.Event.Partition == 1 && a.err == nil:
+					there++
+				case poison || !errors.Is(a.err, context.Canceled): // never sent
+					t.Errorf("event %s: %v", a.Event.ID, a.err)
 				}
 			}
-			if rejected.Hits() != 1 {
-				t.Errorf("it was rejected %d times: somebody tries again", rejected.Hits())
+			if refused == 0 || rejected.Hits() != 1 {
+				t.Errorf("%d events were rejected, in %d attempts: somebody tries again, or nobody did", refused, rejected.Hits())
 			}
-			mustHold(t, cluster, map[int32][]decode.Event{0: events(0, 0, 1), 1: events(1, 0, 31)})
+			mustHold(t, cluster, map[int32][]decode.Event{0: events(0, 0, 1), 1: events(1, 0, there)})
 			if end := out.Ends()["t"][0]; end != 1 {
 				t.Errorf("partition 0 ends at %d, want behind what was acknowledged, at 1", end)
 			}
 		})
 	}
+}
+
+// Where one event is published at a time to find out which one is rejected, the next ones go on.
+func TestRejectedEventIsPassedOverWhereThatIsWanted(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t)
+	out := open(t, cluster).prepare("t")
+	out.Lenient(true)
+	cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.InvalidRecord, Count: 1})
+	out.hand(event("t", 0, 0))
+	if err := out.answers(1)[0].err; !IsPoison(err) {
+		t.Errorf("the first event: %v", err)
+	}
+	for n := range 3 {
+		out.hand(event("t", 0, 1+n))
+		if err := out.answers(2 + n)[1+n].err; err != nil {
+			t.Errorf("the event behind it: %v", err)
+		}
+	}
+	out.Lenient(false)
+	out.hand(events(0, 4, 3)...)
+	out.answers(7)
+	mustHold(t, cluster, map[int32][]decode.Event{0: events(0, 1, 6)})
+}
+
+func TestStoppedPublisherTakesNothing(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t)
+	out := open(t, cluster).prepare("t")
+	out.hand(events(0, 0, 3)...)
+	out.mustAck(3)
+	out.Stop()
+	batch := []Delivery{{Event: event("t", 0, 3)}, {Event: event("t", 0, 4)}}
+	for i := range batch {
+		if err := out.Check(&batch[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := out.Publish(batch); n != 0 {
+		t.Errorf("it has taken %d", n)
+	}
+	out.Close()
+	if back := out.answers(3); len(back) != 3 {
+		t.Errorf("%d deliveries came back that were not taken", len(back)-3)
+	}
+	mustHold(t, cluster, map[int32][]decode.Event{0: events(0, 0, 3)})
 }
 
 // A producer that was fenced or forgotten does not go on under another name.

@@ -24,10 +24,11 @@ type fault struct {
 	// Prepare changes the stack before the first start. An error that wraps errSkip says why the trial cannot be run here.
 	Prepare func(ctx context.Context, s *stack) error
 
-	Quick bool   // part of a short run
-	Alone bool   // not to be mixed with others
-	Exits string // why tidemark may end by itself, with status 1, until the fault is healed
-	Twice string // why events may arrive twice
+	Quick bool          // part of a short run,
+	Short time.Duration // where it is repeated for so long, and injected once at least
+	Alone bool          // not to be mixed with others
+	Exits string        // why tidemark may end by itself, with status 1, until the fault is healed
+	Twice string        // why events may arrive twice
 }
 
 // errSkip marks why a trial cannot be run here.
@@ -45,9 +46,10 @@ func faults() []fault {
 func mixed(all []fault) fault {
 	all = slices.DeleteFunc(slices.Clone(all), func(f fault) bool { return f.Alone || f.Prepare != nil })
 	return fault{
-		Name: "mixed", What: "all of them that can be mixed, drawn at random", Quick: true, Alone: true,
+		Name: "mixed", What: "all of them that can be mixed, drawn at random", Quick: true, Short: 15 * time.Second, Alone: true,
 		Inject: func(ctx context.Context, s *stack) (func() error, error) {
 			f := all[s.rng.IntN(len(all))]
+			s.drawn = append(s.drawn, f.Name)
 			heal, err := f.Inject(ctx, s)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", f.Name, err)
@@ -139,7 +141,7 @@ func sub(seed uint64, name string) *rand.Rand {
 // runFault runs one trial. What goes wrong with the trial itself is in the result, too.
 func runFault(ctx context.Context, o *options, s *servers, f *fault) (t result) {
 	t = result{Fault: f.Name, What: f.What, Exits: []string{}}
-	stack, err := newStack(ctx, s, f.Name, sub(o.seed, f.Name), o.short)
+	stack, err := newStack(ctx, s, f.Name, sub(o.seed, f.Name))
 	if err != nil {
 		t.Broken = "the trial cannot begin: " + err.Error()
 		return t
@@ -211,7 +213,7 @@ func (s *stack) inject(ctx context.Context, o *options, f *fault, t *result) (re
 	s.writers = s.Write(ctx, load)
 	length := o.length
 	if o.short {
-		length = 5 * time.Second
+		length = min(length, f.Short)
 	}
 	for end := time.Now().Add(length); t.Injections == 0 || time.Now().Before(end); {
 		s.hold(ctx, s.between(500*time.Millisecond, 2*time.Second))
@@ -277,6 +279,9 @@ func (s *stack) judge(ctx context.Context, f *fault, t *result) {
 	v, err := s.Judge(limit, patience)
 	broken(err)
 	t.Suppressed = s.suppressed()
+	if len(s.drawn) > 0 {
+		t.Note = "drawn were " + strings.Join(s.drawn, ", ")
+	}
 	if t.Broken == "" { // else nobody knows in which state they are
 		broken(s.endAll())
 		v, err = s.Judge(limit, patience) // with what was still to come

@@ -21,9 +21,9 @@ type stack struct {
 	*servers
 	*trial.Arena
 	rng     *rand.Rand
-	short   bool
 	writers *trial.Writers
 	cleanup []func()
+	drawn   []string // the faults of a mixed trial
 
 	mu        sync.Mutex
 	instances []*instance
@@ -31,7 +31,7 @@ type stack struct {
 }
 
 // newStack makes an arena of its own for one trial.
-func newStack(ctx context.Context, s *servers, name string, rng *rand.Rand, short bool) (*stack, error) {
+func newStack(ctx context.Context, s *servers, name string, rng *rand.Rand) (*stack, error) {
 	database := strings.ReplaceAll(name, "-", "_") + fmt.Sprintf("_%06x", rng.Uint32()&0xffffff)
 	if err := s.postgres.CreateDatabase(ctx, database); err != nil {
 		return nil, err
@@ -48,7 +48,7 @@ func newStack(ctx context.Context, s *servers, name string, rng *rand.Rand, shor
 	}
 	arena.Config.DSN = s.throughProxy(arena.DSN)
 	arena.Config.Brokers = []string{s.kafkaProxy.Addr()}
-	return &stack{servers: s, Arena: arena, rng: rng, short: short}, nil
+	return &stack{servers: s, Arena: arena, rng: rng}, nil
 }
 
 // instance is one place where a tidemark runs: when it ends, it is started again, as a service manager would.
@@ -262,7 +262,7 @@ func (s *stack) between(from, to time.Duration) time.Duration {
 	return from + time.Duration(s.rng.Int64N(int64(to-from)))
 }
 
-// hold is how long a fault lasts. A short run keeps to the least that shows something.
+// hold lets time pass.
 func (s *stack) hold(ctx context.Context, d time.Duration) { wait(ctx, d) }
 
 func wait(ctx context.Context, d time.Duration) {

@@ -3,6 +3,7 @@ package park
 import (
 	"context"
 	"fmt"
+	"os"
 	"reflect"
 	"testing"
 	"time"
@@ -10,15 +11,21 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark/tidemark/decode"
+	"github.com/tidemark/tidemark/devstack"
 	"github.com/tidemark/tidemark/devstack/stacktest"
 )
 
 const testSource = "7400000000000000000/shop/tidemark"
 
-// open opens a store of a new database.
+// server is what the tests run against: the newest Postgres, or TIDEMARK_TEST_POSTGRES.
+func server() devstack.PostgresOptions {
+	return devstack.PostgresOptions{Version: os.Getenv("TIDEMARK_TEST_POSTGRES")}
+}
+
+// openNew opens a store of a new database.
 func openNew(t *testing.T) (s *Store, dsn string) {
 	t.Helper()
-	dsn = stacktest.Database(t)
+	dsn = stacktest.Database(t, server())
 	return openAt(t, dsn, testSource), dsn
 }
 

@@ -4,6 +4,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tidemark/tidemark/decode"
 )
@@ -128,6 +129,19 @@ func TestReleaseAllFreesAllButReleasesNothingTwice(t *testing.T) {
 	tally, err := s.Tally(t.Context())
 	if want := (Tally{Released: int64(len(events))}); tally != want || err != nil {
 		t.Errorf("then there are %+v, %v", tally, err)
+	}
+}
+
+func TestReleaseAllEndsWhateverTheRelayRejectsMeanwhile(t *testing.T) {
+	t.Parallel()
+	s, dsn := openNew(t)
+	mustPark(t, s, poison(1, "a"), poison(2, "b"), poison(3, "c"))
+	sql(t, dsn, "create function reject() returns trigger language plpgsql as $$ begin new.state := 'waiting'; return new; end $$",
+		"create trigger reject before update on tidemark_parked for each row execute function reject()")
+	ctx, cancel := contextFor(t, 10*time.Second)
+	defer cancel()
+	if n, err := s.ReleaseAll(ctx); n != 3 || err != nil {
+		t.Errorf("released %d, %v, want 3", n, err)
 	}
 }
 

@@ -118,7 +118,7 @@ func TestParkedEventsComeBackAsTheyWere(t *testing.T) {
 func TestADatabaseThatIsNotUnicodeTakesThemAll(t *testing.T) {
 	t.Parallel()
 	for _, encoding := range []string{"latin1", "sql_ascii"} {
-		dsn := stacktest.Database(t)
+		dsn := stacktest.Database(t, server())
 		config, err := pgx.ParseConfig(dsn)
 		must(t, err)
 		old, name := config.Database, config.Database+"_"+encoding
@@ -129,6 +129,20 @@ func TestADatabaseThatIsNotUnicodeTakesThemAll(t *testing.T) {
 		mustComeBack(t, s, events)
 		s.Close()
 		sql(t, dsn, "drop database "+name+" with (force)")
+	}
+}
+
+func TestTextsStandInTheTableAsTheyAre(t *testing.T) {
+	t.Parallel()
+	dsn := stacktest.Database(t, server())
+	s := openAt(t, dsn+"&client_encoding=latin1", testSource)
+	e := poison(1, "a")
+	e.Event.ID = "é€"
+	mustPark(t, s, e)
+	var id string
+	must(t, session(t, dsn).QueryRow(t.Context(), "select id from tidemark_parked").Scan(&id))
+	if id != e.Event.ID {
+		t.Errorf("the id is %q in the table", id)
 	}
 }
 
@@ -266,11 +280,21 @@ func TestKeysAreTopicsWithBytes(t *testing.T) {
 	must(t, s.Release(t.Context(), "id-2"))
 	must(t, s.Release(t.Context(), "id-7"))
 	mustBeDue(t, s, 1, 2, 7)
+
+	// These come near each other where topic and key are put together.
+	near := poison(13, "z")
+	near.Event.Topic = "orders\x01"
+	null := poison(11, "")
+	null.Event.Key = nil
+	mustPark(t, s, poison(10, "\x00"+at(11).String()), null, poison(12, "\x01z"), near)
+	must(t, s.Release(t.Context(), "id-11"))
+	must(t, s.Release(t.Context(), "id-13"))
+	mustBeDue(t, s, 1, 2, 7, 11, 13)
 }
 
 func TestTwoStoresMayChangeTheSameAtOnce(t *testing.T) {
 	t.Parallel()
-	dsn := stacktest.Database(t)
+	dsn := stacktest.Database(t, server())
 	var group sync.WaitGroup
 	for range 4 {
 		group.Go(func() { // the table is created once
@@ -319,7 +343,7 @@ func TestNoFollowerIsForgotten(t *testing.T) {
 
 func TestAServerThatRestartsBetweenCallsCostsOneError(t *testing.T) {
 	t.Parallel()
-	pg := stacktest.NewPostgres(t)
+	pg := stacktest.NewPostgres(t, server())
 	s := openAt(t, pg.DSN("postgres"), testSource)
 	ctx := t.Context()
 	methods := map[string]func() error{

@@ -11,7 +11,7 @@ import (
 
 func TestTableSQLIsIdempotentAndWhatOpenMakes(t *testing.T) {
 	t.Parallel()
-	dsn := stacktest.Database(t)
+	dsn := stacktest.Database(t, server())
 	if _, err := OpenExisting(t.Context(), dsn, testSource); !IsNoTable(err) {
 		t.Fatalf("without a table: %v", err)
 	}
@@ -43,7 +43,7 @@ func asRole(t *testing.T, dsn string) (role, roleDSN string) {
 
 func TestMissingRightsAreNamed(t *testing.T) {
 	t.Parallel()
-	dsn := stacktest.Database(t)
+	dsn := stacktest.Database(t, server())
 	role, roleDSN := asRole(t, dsn)
 	open := func() error {
 		s, err := Open(t.Context(), roleDSN, testSource)
@@ -97,14 +97,17 @@ func TestATableThatVanishesIsNotReplacedByAnEmptyOne(t *testing.T) {
 	t.Parallel()
 	s, dsn := openNew(t)
 	mustPark(t, s, poison(1, "a"))
+	found := openAt(t, dsn, testSource) // one has made the table, this one has found it
 	sql(t, dsn, "drop table tidemark_parked")
-	for range 3 {
-		if err := s.Park(t.Context(), []Event{poison(2, "a")}); !IsPermanent(err) {
-			t.Errorf("parked into nothing: %v", err)
+	for _, s := range []*Store{s, found} {
+		for range 3 {
+			if err := s.Park(t.Context(), []Event{poison(2, "a")}); !IsPermanent(err) {
+				t.Errorf("parked into nothing: %v", err)
+			}
 		}
+		_, err := s.Due(t.Context(), 1)
+		mustSay(t, err, IsPermanent, "gone")
 	}
-	_, err := s.Due(t.Context(), 1)
-	mustSay(t, err, IsPermanent, "gone")
 	if _, err := OpenExisting(t.Context(), dsn, testSource); !IsNoTable(err) {
 		t.Errorf("somebody has made a new one: %v", err)
 	}
@@ -121,7 +124,7 @@ func TestWhatWasDeletedByHandHoldsNothingUp(t *testing.T) {
 
 func TestWrongAddressesAreToldFromServersThatAreAway(t *testing.T) {
 	t.Parallel()
-	dsn := stacktest.Database(t)
+	dsn := stacktest.Database(t, server())
 	name := session(t, dsn).Config().Database
 	for changed, kind := range map[string]bool{
 		"postgres://%zz": true,

@@ -96,15 +96,32 @@ var errTakenOver = errors.New("another process has taken the checkpoint over")
 // IsTakenOver reports whether err says that another process holds the checkpoint now.
 func IsTakenOver(err error) bool { return errors.Is(err, errTakenOver) }
 
-func heldBy(stored *Checkpoint, holder string) error {
+// heldBy returns errTakenOver unless next may replace what is stored: that must name holder, or the one that next names,
+// who then has stored it before without having been told so.
+func heldBy(stored, next *Checkpoint, holder string) error {
 	writer := ""
 	if stored != nil {
 		writer = stored.Writer
 	}
-	if writer != holder {
-		return errTakenOver
+	if writer == holder || (writer != "" && writer == next.Writer) {
+		return nil
 	}
-	return nil
+	return errTakenOver
+}
+
+// permanentError is one that trying again will not mend.
+type permanentError struct {
+	err  error
+	hint string // what a person does next
+}
+
+func (p *permanentError) Error() string { return p.err.Error() + ": " + p.hint }
+func (p *permanentError) Unwrap() error { return p.err }
+
+// IsPermanent reports whether err is one that trying again will not mend: a person has to act, as its text says.
+func IsPermanent(err error) bool {
+	_, ok := errors.AsType[*permanentError](err)
+	return ok
 }
 
 // Encode returns c as one indented JSON object, which an operator can read and, if it must be, edit.

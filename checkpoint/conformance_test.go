@@ -2,10 +2,12 @@ package checkpoint_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"math"
 	"math/rand/v2"
 	"reflect"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -42,10 +44,119 @@ func writer(c *checkpoint.Checkpoint) string {
 	return c.Writer
 }
 
-// conformance holds a store against what relay relies on. newStore returns a store of its own, with nothing stored, at
-// each call.
-func conformance(t *testing.T, newStore func(t *testing.T) Store) {
+// place is where a checkpoint can be, with nothing stored at first.
+type place struct {
+	open  func() Store          // another store of this place, closed with the test
+	plant func(contents string) // puts contents there, as somebody might who is no store
+}
+
+// conformance holds a kind of store against what relay relies on. newPlace returns another place at each call.
+func conformance(t *testing.T, newPlace func(t *testing.T) place) {
 	t.Helper()
+	newStore := func(t *testing.T) Store {
+		t.Helper()
+		return newPlace(t).open()
+	}
+	t.Run("what is no whole checkpoint is refused", func(t *testing.T) {
+		t.Parallel()
+		p := newPlace(t)
+		for name, contents := range damaged(t) {
+			p.plant(contents)
+			s := p.open()
+			c, err := s.Load(t.Context())
+			if !checkpoint.IsCorrupt(err) || c != nil {
+				t.Fatalf("%s: Load() = %+v, %v, want an error that is corrupt", name, c, err)
+			}
+			for _, holder := range []string{"", "somebody"} {
+				if err := s.Save(t.Context(), example(1), holder); !checkpoint.IsCorrupt(err) {
+					t.Fatalf("%s: Save over it as %q: %v, want an error that is corrupt", name, holder, err)
+				}
+			}
+		}
+		p.plant(string(encode(t, example(3)))) // so that it was not the planting
+		mustLoad(t, p.open(), example(3))
+	})
+	t.Run("what is saved here is loaded there", func(t *testing.T) {
+		t.Parallel()
+		p := newPlace(t)
+		here, there := p.open(), p.open()
+		for n := range uint64(3) {
+			save(t, here, example(2*n))
+			mustLoad(t, there, example(2*n))
+			save(t, there, example(2*n+1))
+			mustLoad(t, here, example(2*n+1))
+		}
+	})
+	t.Run("whoever was taken over from saves no more", func(t *testing.T) {
+		t.Parallel()
+		p := newPlace(t)
+		by := func(n uint64, writer string) *checkpoint.Checkpoint {
+			c := example(n)
+			c.Writer = writer
+			return c
+		}
+		zombie, successor := p.open(), p.open()
+		save(t, zombie, by(1, "zombie"))
+		save(t, zombie, by(2, "zombie"))
+		save(t, successor, by(2, "successor"))
+		for n := range uint64(3) {
+			for _, holder := range []string{"zombie", ""} {
+				if err := zombie.Save(t.Context(), by(9, "zombie"), holder); !checkpoint.IsTakenOver(err) {
+					t.Fatalf("Save after the takeover, as %q: %v, want taken over", holder, err)
+				}
+			}
+			if err := successor.Save(t.Context(), by(3+n, "successor"), "successor"); err != nil {
+				t.Fatalf("Save of the successor: %v", err)
+			}
+			mustLoad(t, zombie, by(3+n, "successor"))
+		}
+		save(t, zombie, by(7, "zombie")) // having loaded what is stored, it may take over in its turn
+		mustLoad(t, successor, by(7, "zombie"))
+	})
+	// A save may arrive and its answer may not: whoever tries again then is not to be told that it has been taken over
+	// from, by itself.
+	t.Run("a takeover can be repeated", func(t *testing.T) {
+		t.Parallel()
+		p := newPlace(t)
+		save(t, p.open(), example(1))
+		next := example(2)
+		next.Writer = "next"
+		s := p.open()
+		for range 2 {
+			if err := s.Save(t.Context(), next, example(1).Writer); err != nil {
+				t.Fatal(err)
+			}
+		}
+		mustLoad(t, p.open(), next)
+	})
+	t.Run("of two who take over one does", func(t *testing.T) {
+		t.Parallel()
+		p := newPlace(t)
+		save(t, p.open(), example(0))
+		for round := range 5 {
+			seen, err := p.open().Load(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			var work sync.WaitGroup
+			errs := make([]error, 3)
+			for i := range errs {
+				s, c := p.open(), example(uint64(round)) //nolint:gosec // small
+				c.Writer = fmt.Sprintf("%d-%d", round, i)
+				work.Go(func() { errs[i] = s.Save(t.Context(), c, seen.Writer) })
+			}
+			work.Wait()
+			stored, err := p.open().Load(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, err := range errs {
+				if won := stored.Writer == fmt.Sprintf("%d-%d", round, i); won != (err == nil) || (!won && !checkpoint.IsTakenOver(err)) {
+					t.Errorf("round %d: Save of %d: %v, and stored is %s", round, i, err, stored.Writer)
+				}
+			}
+		}
+	})
 	t.Run("nothing stored is nil and no error", func(t *testing.T) {
 		t.Parallel()
 		if c, err := newStore(t).Load(t.Context()); c != nil || err != nil {
@@ -188,6 +299,36 @@ func conformance(t *testing.T, newStore func(t *testing.T) Store) {
 			t.Errorf("%d saves succeeded, and %d are in what is stored", won.Load(), got)
 		}
 	})
+}
+
+// damaged are contents that are no checkpoint, or none that this build may take for one. All of them are JSON objects,
+// which is what every store can be made to hold.
+func damaged(t *testing.T) map[string]string {
+	t.Helper()
+	whole := string(encode(t, example(0)))
+	newer := example(0)
+	newer.Version = checkpoint.Version + 1
+	without := func(field string) string {
+		var fields map[string]json.RawMessage
+		if err := json.Unmarshal([]byte(whole), &fields); err != nil {
+			t.Fatal(err)
+		}
+		delete(fields, field)
+		b, err := json.Marshal(fields)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	return map[string]string{
+		"an empty object":    "{}",
+		"somebody else's":    `{"version": 1, "offset": 17, "writer": "somebody"}`,
+		"a newer version":    string(encode(t, newer)),
+		"without a position": without("lsn"),
+		"without offsets":    without("offsets"),
+		"an unknown field":   strings.Replace(whole, "{", `{"more": 1, `, 1),
+		"a slip in the LSN":  strings.Replace(whole, `"lsn": "`, `"lsn": "x`, 1),
+	}
 }
 
 // mustLoad fails the test unless s holds want.

@@ -57,7 +57,7 @@ func (f *File) Save(ctx context.Context, c *Checkpoint, holder string) error {
 	if err != nil {
 		return err
 	}
-	if err := heldBy(stored, holder); err != nil {
+	if err := heldBy(stored, c, holder); err != nil {
 		return fmt.Errorf("save checkpoint %s: %w", f.path, err)
 	}
 	if err := f.write(c, lock); err != nil {

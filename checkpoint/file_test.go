@@ -25,9 +25,17 @@ import (
 
 func TestFileConforms(t *testing.T) {
 	t.Parallel()
-	conformance(t, func(t *testing.T) Store {
+	conformance(t, func(t *testing.T) place {
 		t.Helper()
-		return checkpoint.NewFile(filepath.Join(t.TempDir(), "checkpoint"))
+		path := filepath.Join(t.TempDir(), "checkpoint")
+		return place{
+			open: func() Store { return checkpoint.NewFile(path) },
+			plant: func(contents string) {
+				if err := os.WriteFile(path, []byte(contents), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			},
+		}
 	})
 }
 

@@ -4,7 +4,7 @@ import (
 	"os"
 	"testing"
 
-	"go.uber.org/goleak"
+	"github.com/tidemark/tidemark/devstack/stacktest"
 )
 
 // childEnv makes the test binary play a part in another process, see children.
@@ -14,5 +14,5 @@ func TestMain(m *testing.M) {
 	if part := os.Getenv(childEnv); part != "" {
 		os.Exit(child(part, os.Args[1:]))
 	}
-	goleak.VerifyTestMain(m)
+	stacktest.Main(m)
 }

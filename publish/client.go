@@ -43,8 +43,8 @@ type SASL struct {
 	Username, Password, Token string
 }
 
-// client returns the options that every connection to Kafka shares, the producer's and the resuming consumer's.
-func (o *Options) client() ([]kgo.Opt, error) {
+// ClientOptions returns what leads any client to the brokers: addresses, TLS, login, patience. The producer adds its own.
+func (o *Options) ClientOptions() ([]kgo.Opt, error) {
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(o.Brokers...),
 		kgo.ClientID("tidemark"),

@@ -78,7 +78,7 @@ type topic struct {
 // Publish, in no particular order but one at a time; it must not block. An error means that it is not known whether
 // the record is in the topic, and that the later ones of its partition have failed too.
 func Open(o Options, acked func(*Delivery, error)) (*Publisher, error) {
-	shared, err := o.client()
+	shared, err := o.ClientOptions()
 	if err != nil {
 		return nil, err
 	}

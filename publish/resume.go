@@ -144,7 +144,7 @@ func (p *Publisher) Resume(ctx context.Context, tail Tail) (present *Present, un
 
 // reading returns a client that fetches by topic name: later versions of the request name topics by id.
 func (o *Options) reading() (*kgo.Client, error) {
-	opts, err := o.client()
+	opts, err := o.ClientOptions()
 	if err != nil {
 		return nil, err
 	}

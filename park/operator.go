@@ -130,9 +130,10 @@ func (s *Store) findOne(ctx context.Context, tx pgx.Tx, id string) (*Event, erro
 func (s *Store) Release(ctx context.Context, id string) error {
 	return s.write(ctx, "release "+id, func(ctx context.Context, tx pgx.Tx) error {
 		e, err := s.findOne(ctx, tx, id)
-		if err != nil || e.State != Waiting {
+		if err != nil || e.State == Publishing || e.State == Released && !e.Behind {
 			return err
 		}
+		// One that is Behind may have been let go already, and an earlier one parked since: it does not go before that.
 		rows, _ := tx.Query(ctx, "select "+eventColumns+"null::bytea from "+tableName+" where source = $1 and lane = $2 and position < $3 and "+blocking+" order by position limit 1",
 			s.text(s.source), laneOf(&e.Event), e.Event.Position.String())
 		earlier, err := pgx.CollectRows(rows, scanEvent)

@@ -47,6 +47,19 @@ func TestReleaseIsRefusedWhileAnEarlierEventOfTheKeyWaits(t *testing.T) {
 	}
 }
 
+func TestReleaseIsRefusedWhereAnEarlierEventWasParkedLater(t *testing.T) {
+	t.Parallel()
+	s, _ := openNew(t)
+	mustPark(t, s, behind(2, "a")) // leads its key, so it is let go
+	mustBeDue(t, s, 2)
+	mustPark(t, s, poison(1, "a"))
+	mustBeDue(t, s)
+	mustSay(t, s.Release(t.Context(), "id-2"), IsConflict, "id-1")
+	must(t, s.Release(t.Context(), "id-1"))
+	must(t, s.Release(t.Context(), "id-2"))
+	mustBeDue(t, s, 1, 2)
+}
+
 func TestAnAmbiguousIDChangesNothing(t *testing.T) {
 	t.Parallel()
 	s, _ := openNew(t)

@@ -134,6 +134,25 @@ func TestOutageIsWaitedFor(t *testing.T) {
 	mustHold(t, cluster, want)
 }
 
+func TestSilenceIsNoticedWhereNobodyListens(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t)
+	addresses := cluster.ListenAddrs()
+	cluster.Close()
+	out := open(t, cluster, func(o *Options) { o.Brokers = addresses })
+	if d, err := out.Silence(time.Now()); d != 0 || err != nil {
+		t.Errorf("Silence() = %s, %v before anything was asked", d, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if err := out.Ping(ctx); err == nil {
+		t.Error("Ping succeeds")
+	}
+	if d, err := out.Silence(time.Now()); d <= 0 || err == nil || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("Silence() = %s, %v, want that the connection is refused", d, err)
+	}
+}
+
 // A topic of which a broker does not know yet, or not any more, is waited for.
 func TestUnknownTopicIsWaitedFor(t *testing.T) {
 	t.Parallel()

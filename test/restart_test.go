@@ -32,7 +32,7 @@ func TestRunOnce(t *testing.T) {
 	if v.Arrived == 0 {
 		t.Error("nothing has arrived")
 	}
-	w = a.write(trial.Load{Rows: 1000})
+	w = a.write(trial.Load{Rows: 30_000, Keys: 500, Kinds: []trial.Kind{trial.EachKey}}) // more than a moment takes
 	if err := w.Wait(); err != nil {
 		t.Fatal(err)
 	}

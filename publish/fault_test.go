@@ -137,9 +137,8 @@ func TestOutageIsWaitedFor(t *testing.T) {
 func TestSilenceIsNoticedWhereNobodyListens(t *testing.T) {
 	t.Parallel()
 	cluster := newCluster(t)
-	addresses := cluster.ListenAddrs()
+	out := open(t, cluster)
 	cluster.Close()
-	out := open(t, cluster, func(o *Options) { o.Brokers = addresses })
 	if d, err := out.Silence(time.Now()); d != 0 || err != nil {
 		t.Errorf("Silence() = %s, %v before anything was asked", d, err)
 	}

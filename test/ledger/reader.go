@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -12,12 +14,16 @@ import (
 )
 
 // Reader reads topics from their beginning into a ledger, uncommitted records of transactions included, while they are
-// written and across whatever happens to the brokers.
+// written and across whatever happens to the brokers. A topic that is deleted and created again is read from its beginning
+// again.
 type Reader struct {
 	ledger *Ledger
 	client *kgo.Client
 	cancel context.CancelFunc
 	done   chan struct{}
+
+	mu  sync.Mutex
+	ids map[string]kadm.TopicID // of the topics whose offsets the ledger has
 }
 
 // Read begins to read the topics, which may not exist yet, until Close. The options are added to the client's.
@@ -39,7 +45,7 @@ func Read(ctx context.Context, l *Ledger, brokers, topics []string, opts ...kgo.
 		return nil, fmt.Errorf("read the topics: %w", err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	r := &Reader{ledger: l, client: client, cancel: cancel, done: make(chan struct{})}
+	r := &Reader{ledger: l, client: client, cancel: cancel, done: make(chan struct{}), ids: make(map[string]kadm.TopicID)}
 	go r.run(ctx) // ends with Close
 	return r, nil
 }
@@ -51,24 +57,50 @@ func (r *Reader) Close() {
 	r.client.Close()
 }
 
-// Renew is called between the deletion of a topic and its creation: its offsets begin anew. What has arrived has arrived.
+// Renew has the reader look for another topic of that name at once. Without it the reader learns from the broker that the
+// one that it reads is no more, which takes seconds.
 func (r *Reader) Renew(topic string) {
 	r.client.PurgeTopicsFromClient(topic) // the client never goes over to another topic of the same name by itself
-	r.ledger.Forget(topic)
 	r.client.AddConsumeTopics(topic)
 }
 
 func (r *Reader) run(ctx context.Context) {
 	defer close(r.done)
 	for ctx.Err() == nil {
-		// Errors are the client's to retry; what it might leave out, the offsets tell.
-		r.client.PollFetches(ctx).EachRecord(func(record *kgo.Record) {
+		for _, fetch := range r.client.PollFetches(ctx) {
+			for i := range fetch.Topics {
+				r.enter(&fetch.Topics[i])
+			}
+		}
+	}
+}
+
+// enter enters what a fetch has brought of a topic. Errors are the client's to retry, but for one; what it might leave out,
+// the offsets tell.
+func (r *Reader) enter(t *kgo.FetchTopic) {
+	gone := false
+	for i := range t.Partitions {
+		p := &t.Partitions[i]
+		gone = gone || errors.Is(p.Err, kerr.UnknownTopicID)
+		if len(p.Records) == 0 {
+			continue
+		}
+		r.mu.Lock()
+		if id, known := r.ids[t.Topic]; known && id != t.TopicID {
+			r.ledger.Forget(t.Topic)
+		}
+		r.ids[t.Topic] = t.TopicID
+		r.mu.Unlock()
+		for _, record := range p.Records {
 			if record.Attrs.IsControl() {
 				r.ledger.Pass(record.Topic, record.Partition, record.Offset)
-				return
+				continue
 			}
 			r.ledger.Arrive(asRecord(record))
-		})
+		}
+	}
+	if gone {
+		r.Renew(t.Topic)
 	}
 }
 
@@ -112,27 +144,30 @@ func (r *Reader) AwaitAll(ctx context.Context, patience time.Duration) {
 }
 
 // AwaitEnd returns when everything that was in the topics when it was called has been read: what comes after the last
-// event that was waited for, such as doubles, is behind that.
+// event that was waited for, such as doubles, is behind that. Of a topic that is deleted meanwhile there is nothing to read.
 func (r *Reader) AwaitEnd(ctx context.Context, topics ...string) error {
-	admin := kadm.NewClient(r.client)
-	ends, err := admin.ListEndOffsets(ctx, topics...)
-	if err != nil {
-		return fmt.Errorf("look up the ends of the topics: %w", err)
-	}
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
+	ends := make(map[partition]topicEnd)
+	var looked time.Time
+	behind := ""
 	for {
-		behind := ""
-		ends.Each(func(o kadm.ListedOffset) {
-			if errors.Is(o.Err, kerr.UnknownTopicOrPartition) {
-				return // nothing was ever published there
+		// Again and again: the answer may have been that a partition has no leader, or a topic may be another one by now.
+		if time.Since(looked) > time.Second {
+			if err := r.lookUpEnds(ctx, topics, ends); err != nil {
+				return fmt.Errorf("read to the end: %s: %w", behind, err)
 			}
-			if next := r.ledger.next(o.Topic, o.Partition); o.Err == nil && next < o.Offset {
-				behind = fmt.Sprintf("%s/%d has %d records, read are %d", o.Topic, o.Partition, o.Offset, next)
-			} else if o.Err != nil {
-				behind = fmt.Sprintf("%s/%d: %v", o.Topic, o.Partition, o.Err)
+			looked = time.Now()
+		}
+		behind = ""
+		for name, end := range ends {
+			if end.err != nil {
+				behind = fmt.Sprintf("%s/%d: %v", name.topic, name.number, end.err)
+				looked = time.Time{}
+			} else if next := r.next(name, end.id); next < end.offset {
+				behind = fmt.Sprintf("%s/%d has %d records, read are %d", name.topic, name.number, end.offset, next)
 			}
-		})
+		}
 		if behind == "" {
 			return nil
 		}
@@ -142,6 +177,53 @@ func (r *Reader) AwaitEnd(ctx context.Context, topics ...string) error {
 		case <-ticker.C:
 		}
 	}
+}
+
+// topicEnd is the end of a partition of the topic with that id, or why it is not known.
+type topicEnd struct {
+	id     kadm.TopicID
+	offset int64
+	err    error
+}
+
+// lookUpEnds enters the ends that are not in ends yet, or are there of another topic of that name.
+func (r *Reader) lookUpEnds(ctx context.Context, topics []string, ends map[partition]topicEnd) error {
+	admin := kadm.NewClient(r.client)
+	// Asking for rights as well goes past the client's cache, which takes a topic for the one before of that name.
+	known, err := admin.ListTopics(kadm.WithAuthorizedOps(ctx), topics...)
+	if err != nil {
+		return fmt.Errorf("look up the topics: %w", err)
+	}
+	listed, err := admin.ListEndOffsets(ctx, topics...)
+	if err != nil {
+		return fmt.Errorf("look up the ends of the topics: %w", err)
+	}
+	missing := func(topic string) bool {
+		detail, ok := known[topic]
+		return !ok || errors.Is(detail.Err, kerr.UnknownTopicOrPartition)
+	}
+	maps.DeleteFunc(ends, func(name partition, _ topicEnd) bool { return missing(name.topic) })
+	listed.Each(func(o kadm.ListedOffset) {
+		name, id := partition{o.Topic, o.Partition}, known[o.Topic].ID
+		if end, ok := ends[name]; ok && end.err == nil && end.id == id {
+			return // more may have come since, which nobody waits for
+		}
+		if missing(o.Topic) {
+			return // nothing was ever published there, or it is gone
+		}
+		ends[name] = topicEnd{id, o.Offset, o.Err}
+	})
+	return nil
+}
+
+// next is the offset after the last record that was entered of a partition of the topic with that id.
+func (r *Reader) next(name partition, id kadm.TopicID) int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ids[name.topic] != id {
+		return 0
+	}
+	return r.ledger.next(name.topic, name.number)
 }
 
 // next is the offset after the last record that was entered.

@@ -166,7 +166,7 @@ func (l *Ledger) step(topic string, number int32, offset int64) *place {
 	return p
 }
 
-// Forget is called when a topic was deleted and created again: its offsets begin anew. What has arrived has arrived.
+// Forget enters that a topic was deleted and created again: its offsets begin anew. What has arrived has arrived.
 func (l *Ledger) Forget(topic string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -70,8 +70,8 @@ type topic struct {
 	base            map[int32]int64 // partition: where it ended when the topic was prepared
 	ends            map[int32]int64 // partition: the offset after the last acknowledged record
 
-	rejected   error // why nothing can be published here; nil for a good topic
-	rejectedAt time.Time
+	rejected error // why nothing can be published here; nil for a good topic
+	lookedAt time.Time
 }
 
 // Open returns a publisher. It does not wait for a broker. acked is called once for each delivery that was given to

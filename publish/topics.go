@@ -29,13 +29,13 @@ type TopicOptions struct {
 // defaultMaxMessageBytes is the brokers' default for max.message.bytes, and the client's for a batch.
 const defaultMaxMessageBytes = 1000012
 
-// recheck is how long a topic that cannot be written to is taken for that without asking again.
+// recheck is how long what stands against a topic or an event is believed without asking again.
 const recheck = 10 * time.Second
 
 // Known reports whether the topic has been prepared.
 func (p *Publisher) Known(name string) bool {
 	t := p.topic(name)
-	return t != nil && (t.rejected == nil || time.Since(t.rejectedAt) < recheck)
+	return t != nil && (t.rejected == nil || time.Since(t.lookedAt) < recheck)
 }
 
 // Prepare makes sure that the topics exist, creating them where that is allowed, and learns their limits and where they
@@ -72,7 +72,7 @@ func (p *Publisher) Prepare(ctx context.Context, names []string) error {
 		p.topics[t.name] = t
 	}
 	for name, reason := range rejected {
-		p.topics[name] = &topic{name: name, rejected: reason, rejectedAt: time.Now(), ends: map[int32]int64{}}
+		p.topics[name] = &topic{name: name, rejected: reason, lookedAt: time.Now(), ends: map[int32]int64{}}
 	}
 	return nil
 }
@@ -97,7 +97,7 @@ func (p *Publisher) describe(ctx context.Context, names []string, found kadm.Top
 	for _, name := range names {
 		t := &topic{
 			name: name, id: found[name].ID.String(), partitions: int32(len(found[name].Partitions)), //nolint:gosec // Kafka counts them in 32 bits
-			maxMessageBytes: limits[name], base: map[int32]int64{}, ends: map[int32]int64{},
+			maxMessageBytes: limits[name], base: map[int32]int64{}, ends: map[int32]int64{}, lookedAt: time.Now(),
 		}
 		for _, end := range ends[name] {
 			t.base[end.Partition] = end.Offset
@@ -157,19 +157,58 @@ func (p *Publisher) Check(d *Delivery) error {
 		return ev.Poison
 	}
 	d.topic = p.topic(ev.Topic)
+	return d.topic.check(ev)
+}
+
+func (t *topic) check(ev *decode.Event) error {
 	switch {
-	case d.topic.rejected != nil:
-		return d.topic.rejected
+	case t.rejected != nil:
+		return t.rejected
 	case !hasRecordTime(ev.Timestamp):
 		return fmt.Errorf("the timestamp %s is none that a record can have, which are those of the years 1970 to 2261", ev.Timestamp.Format(time.RFC3339))
-	case ev.Partition >= d.topic.partitions:
-		return fmt.Errorf("partition %d is asked for, and topic %s has %d", ev.Partition, ev.Topic, d.topic.partitions)
-	case recordBytes(ev) > int(d.topic.maxMessageBytes):
+	case ev.Partition >= t.partitions:
+		return fmt.Errorf("partition %d is asked for, and topic %s has %d", ev.Partition, t.name, t.partitions)
+	case recordBytes(ev) > int(t.maxMessageBytes):
 		return fmt.Errorf("the record takes %d bytes, and max.message.bytes of topic %s is %d: raise it there (and replica.fetch.max.bytes on the brokers), or make the event smaller",
-			recordBytes(ev), ev.Topic, d.topic.maxMessageBytes)
+			recordBytes(ev), t.name, t.maxMessageBytes)
 	default:
 		return nil
 	}
+}
+
+// Distrust has what stands against the topics looked up again, however recently that was done.
+func (p *Publisher) Distrust(names []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, name := range names {
+		if t := p.topics[name]; t != nil {
+			t.lookedAt = time.Time{}
+		}
+	}
+}
+
+// Outdated reports whether what Check has found against the delivery is no longer so: its topic has been changed since
+// Prepare, by a higher limit or more partitions. Then it takes a new publisher, since the client learns a topic's limit
+// once. The broker is asked, unless it was within the last seconds, and so this may take long.
+func (p *Publisher) Outdated(ctx context.Context, d *Delivery) (bool, error) {
+	p.mu.Lock()
+	t := p.topics[d.Event.Topic]
+	if d.Event.Poison != nil || t == nil || t.rejected != nil || time.Since(t.lookedAt) < recheck {
+		p.mu.Unlock()
+		return false, nil //nolint:nilerr // Poison is what stands against the event, and no topic's matter
+	}
+	t.lookedAt = time.Now()
+	p.mu.Unlock()
+	found, missing, rejected, err := p.lookUp(ctx, []string{t.name})
+	if len(missing)+len(rejected) > 0 || err != nil {
+		return false, err
+	}
+	limits, err := p.limits(ctx, []string{t.name})
+	if err != nil {
+		return false, err
+	}
+	now := topic{name: t.name, partitions: int32(len(found[t.name].Partitions)), maxMessageBytes: limits[t.name]} //nolint:gosec // Kafka counts partitions in 32 bits
+	return now.check(&d.Event) == nil, nil
 }
 
 // hasRecordTime reports whether a record can have this timestamp. Kafka counts milliseconds since 1970, and a producer must

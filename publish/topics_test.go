@@ -85,7 +85,7 @@ func TestPrepareSaysThatATopicMayNotBeCreated(t *testing.T) {
 	}
 	// Not for ever: somebody may have created it.
 	out.mu.Lock()
-	out.topics["missing"].rejectedAt = time.Now().Add(-recheck)
+	out.topics["missing"].lookedAt = time.Now().Add(-recheck)
 	out.mu.Unlock()
 	if out.Known("missing") {
 		t.Error("a topic that was missing is never looked for again")

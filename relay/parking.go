@@ -180,7 +180,9 @@ func (p *path) publishParked(due []park.Event) error {
 	for i := range due {
 		topics[i].Event.Topic = due[i].Event.Topic
 	}
-	if err := p.prepareTopics(topicsOf(topics)); err != nil {
+	names := topicsOf(topics)
+	p.pub.Distrust(names) // somebody has released them, and so has mended what was wrong
+	if err := p.prepareTopics(names); err != nil {
 		return err
 	}
 	var gone []decode.Position
@@ -237,7 +239,7 @@ func (p *path) tryAlone(ev decode.Event) (refused, err error) {
 	tx.Add()
 	one := []publish.Delivery{{Event: ev, Owner: tx}}
 	if refused := p.pub.Check(&one[0]); refused != nil {
-		return refused, nil
+		return refused, p.stillTrue(&one[0], refused)
 	}
 	p.flying.add(ev.Bytes())
 	return p.publishOne(one)

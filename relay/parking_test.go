@@ -94,8 +94,6 @@ func TestParkedEventHoldsItsKeyAndNothingElse(t *testing.T) {
 
 	// The cause is mended.
 	b.setTopicConfig("outbox.event.good", "max.message.bytes", "8388608")
-	r.stop() // limits are learnt at a start
-	r = b.start()
 	release()
 	records = b.records("outbox.event.good", 7)
 	if got, want := inOrder(records, "k"), []string{"k1", "k2 ", "k3", "k4", "k5"}; !slices.Equal(got, want) {

@@ -230,6 +230,10 @@ func (p *path) handOver() error {
 		if reason == nil && !p.waitsBehindParked(&d.Event) {
 			continue
 		}
+		if err := p.stillTrue(d, reason); err != nil {
+			p.abandon(batch[from:])
+			return err
+		}
 		p.publish(batch[from:i])
 		from = i + 1
 		if err := p.setAside(d, reason); err != nil {
@@ -243,6 +247,27 @@ func (p *path) handOver() error {
 	p.publish(batch[from:])
 	return p.parkAside()
 }
+
+// stillTrue returns an error that ends the term if what stands against an event was mended meanwhile.
+func (p *path) stillTrue(d *publish.Delivery, reason error) error {
+	if reason == nil {
+		return nil
+	}
+	err := p.persist("what stands against an event cannot be looked up, events wait", func(ctx context.Context) error {
+		outdated, err := p.pub.Outdated(ctx, d)
+		if outdated {
+			p.fail(fmt.Errorf("topic %s: %w", d.Event.Topic, errTopicChanged))
+		}
+		return err
+	})
+	if err == nil {
+		err = context.Cause(p.ctx)
+	}
+	return err
+}
+
+// errTopicChanged ends a term: the next one looks the topic up anew.
+var errTopicChanged = errors.New("takes more than when it was looked up last (max.message.bytes was raised, or partitions were added)")
 
 func (p *path) publish(batch []publish.Delivery) {
 	p.flying.handOut(len(batch)) // before anything can come back

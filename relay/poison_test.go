@@ -2,11 +2,13 @@ package relay_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -149,6 +151,33 @@ func TestDeadLetterGoesOnAndKeepsTheEvent(t *testing.T) {
 			t.Errorf("a dead letter's headers: %v", d.Headers)
 		}
 	}
+	r.stop()
+}
+
+// TestRaisedLimitIsLearnt raises the limit that made events dead letters.
+func TestRaisedLimitIsLearnt(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.options.OnPoison, b.options.ResumeDedupe, b.options.DeadLetterTopic = relay.DeadLetter, true, "dead"
+	large := strings.Repeat("x", 2<<20)
+	b.event("k", "good", "before")
+	r := b.start()
+	b.event("k", "good", large)
+	b.records("dead", 1)
+	b.setTopicConfig("outbox.event.good", "max.message.bytes", "8388608")
+	client, err := kgo.NewClient(kgo.SeedBrokers(b.cluster.ListenAddrs()...), kgo.ConsumeTopics("outbox.event.good"),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	eventually(t, "a large event arrives", func() (arrived bool) {
+		b.event("k", "good", large) // it does not look again for each
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		client.PollFetches(ctx).EachRecord(func(r *kgo.Record) { arrived = arrived || len(r.Value) > len(large) })
+		return arrived
+	})
 	r.stop()
 }
 

@@ -65,13 +65,8 @@ func (a *app) demo(ctx context.Context, o demo.Options) error {
 	// A window that is closed and a pipe that nobody reads any more end the demo like Ctrl-C does: it has to clean up.
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGHUP, syscall.SIGPIPE)
 	defer stop()
-	// These are about a real server, and would have a say in the connections to the demo's own.
-	for _, variable := range a.environ {
-		if name, _, _ := strings.Cut(variable, "="); strings.HasPrefix(name, "PG") {
-			if err := os.Unsetenv(name); err != nil {
-				return fmt.Errorf("clear the environment: %w", err)
-			}
-		}
+	if err := a.forgetPostgres(); err != nil {
+		return err
 	}
 	var err error
 	if o.Executable, err = os.Executable(); err != nil {

@@ -1,0 +1,82 @@
+package bench
+
+import (
+	"slices"
+	"testing"
+	"time"
+)
+
+func TestPercentilesAreThoseOfTheRows(t *testing.T) {
+	var took []time.Duration
+	for i := range 1000 {
+		took = append(took, time.Duration(i+1)*time.Millisecond)
+	}
+	l := newLatency(took)
+	if l.P50 != 500 || l.P95 != 950 || l.P99 != 990 || l.P999 != 999 || l.Max != 1000 {
+		t.Errorf("percentiles of 1 to 1000 ms: %+v", l)
+	}
+	rows, last := 0, 0.0
+	for _, b := range l.Histogram {
+		if b.UpTo <= last {
+			t.Errorf("a bucket up to %v behind one up to %v", b.UpTo, last)
+		}
+		rows, last = rows+b.Rows, b.UpTo
+	}
+	if rows != 1000 || last < 1000 {
+		t.Errorf("the histogram has %d rows, up to %v ms", rows, last)
+	}
+	if one := newLatency(took[:1]); one.P50 != 1 || one.P999 != 1 || len(one.Histogram) != 1 {
+		t.Errorf("percentiles of one row: %+v", one)
+	}
+	if none := newLatency(nil); none.Rows != 0 || none.Histogram != nil {
+		t.Errorf("percentiles of nothing: %+v", none)
+	}
+}
+
+func TestRatiosAreOfTheSameRun(t *testing.T) {
+	drains := func(seconds ...float64) (out []Drain) {
+		for _, s := range seconds {
+			out = append(out, Drain{Seconds: s})
+		}
+		return out
+	}
+	m := Measured{Raw: drains(1, 2, 4), Relay: drains(1, 1, 6)}
+	if got, want := m.ratios(m.Relay), []float64{0.5, 1, 1.5}; !slices.Equal(got, want) {
+		t.Errorf("ratios %v, want %v", got, want)
+	}
+	if m.Ratio() != 1 {
+		t.Errorf("the ratio is %v, want 1", m.Ratio())
+	}
+	if d := m.median(m.Raw); d.Seconds != 2 {
+		t.Errorf("the median of 1, 2 and 4 is %v", d.Seconds)
+	}
+}
+
+func TestScratchDatabaseIsReachedAsTheGivenOne(t *testing.T) {
+	for dsn, want := range map[string]string{
+		"postgres://me:p%40ss@a:1,b:2/shop?sslmode=require":  "postgres://me:p%40ss@a:1,b:2/scratch?sslmode=require",
+		"postgresql:///shop?host=/run/pg&dbname=other":       "postgresql:///scratch?host=%2Frun%2Fpg",
+		"host=a dbname=shop user=me":                         "host=a dbname=shop user=me dbname=scratch",
+		"postgres://me@a?target_session_attrs=primary&port=": "postgres://me@a/scratch?target_session_attrs=primary&port=",
+	} {
+		got, err := inDatabase(dsn, "scratch")
+		if err != nil || got != want {
+			t.Errorf("%s: %s, %v; want %s", dsn, got, err, want)
+		}
+	}
+}
+
+func TestSuiteChangesOneThingAtATime(t *testing.T) {
+	load := DefaultLoad()
+	for _, c := range Suite(load)[1:] {
+		if err := c.Load.Check(); err != nil {
+			t.Errorf("%s: %v", c.Name, err)
+		}
+		if c.Load.Rows*c.Load.Size > 2*load.Rows*300 {
+			t.Errorf("%s has %d rows of %d bytes", c.Name, c.Load.Rows, c.Load.Size)
+		}
+	}
+	if len(load.Settings) > 0 {
+		t.Errorf("the suite has changed the load that it was given: %v", load.Settings)
+	}
+}

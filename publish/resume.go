@@ -5,14 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"time"
 
 	"github.com/jackc/pglogrepl"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
-	"github.com/twmb/franz-go/pkg/kversion"
 
 	"github.com/tidemark/tidemark/decode"
 )
@@ -139,20 +136,8 @@ func (p *Publisher) Resume(ctx context.Context, tail Tail) (present *Present, un
 	if err := r.plan(ctx, metadata.Topics); err != nil {
 		return nil, nil, err
 	}
-	return r.present, unfenced, r.read(ctx)
-}
-
-// reading returns a client that fetches by topic name: later versions of the request name topics by id.
-func (o *Options) reading() (*kgo.Client, error) {
-	opts, err := o.ClientOptions()
-	if err != nil {
-		return nil, err
-	}
-	client, err := kgo.NewClient(append(opts, kgo.MaxVersions(kversion.V3_0_0()))...)
-	if err != nil {
-		return nil, fmt.Errorf("configure the Kafka client: %w", err)
-	}
-	return client, nil
+	reading := scanner{client: r.client, each: r.note, progress: tail.Progress}
+	return r.present, unfenced, reading.read(ctx, r.spans)
 }
 
 // fence ends the given producers on every partition of the topics. It writes the marker with which an administrator
@@ -191,25 +176,13 @@ func (p *Publisher) fence(ctx context.Context, topics kadm.TopicDetails, produce
 	return nil
 }
 
-// tailReader reads the partitions of a tail from their offsets to their ends. It fetches for itself, because the end
-// of a partition can be a marker, an aborted or a compacted batch, which a consumer does not show.
+// tailReader reads the partitions of a tail from their offsets to their ends.
 type tailReader struct {
 	client  *kgo.Client
 	admin   *kadm.Client
 	tail    Tail
 	present *Present
-
-	spans      []*span
-	total      int64
-	decompress kgo.Decompressor
-}
-
-// span is what is left to read of a partition.
-type span struct {
-	topic     string
-	partition int32
-	leader    int32
-	from, end int64
+	spans   []*span
 }
 
 // plan decides what to read: each partition from the stored offset, or from its start where nothing is stored or what
@@ -244,116 +217,9 @@ func (r *tailReader) plan(ctx context.Context, topics kadm.TopicDetails) error {
 			}
 			if from < end.Offset {
 				r.spans = append(r.spans, &span{t.Topic, partition.Partition, partition.Leader, from, end.Offset})
-				r.total += end.Offset - from
 			}
 		}
 	}
-	return nil
-}
-
-func (r *tailReader) read(ctx context.Context) error {
-	r.decompress = kgo.DefaultDecompressor()
-	said := time.Now()
-	for len(r.spans) > 0 {
-		// A round asks each leader for the spans that are left on it.
-		byLeader := map[int32][]*span{}
-		for _, s := range r.spans {
-			byLeader[s.leader] = append(byLeader[s.leader], s)
-		}
-		for leader, spans := range byLeader {
-			if err := r.fetch(ctx, leader, spans); err != nil {
-				return err
-			}
-		}
-		left := r.spans[:0]
-		var missing int64
-		for _, s := range r.spans {
-			if s.from < s.end {
-				left = append(left, s)
-				missing += s.end - s.from
-			}
-		}
-		r.spans = left
-		if r.tail.Progress != nil && time.Since(said) >= 5*time.Second {
-			said = time.Now()
-			r.tail.Progress(r.total-missing, r.total)
-		}
-	}
-	return nil
-}
-
-// One fetch brings at most these many bytes, but at least one batch.
-const (
-	fetchBytes          = 8 << 20
-	fetchPartitionBytes = 1 << 20
-)
-
-// fetch reads once from one broker and moves the spans on.
-func (r *tailReader) fetch(ctx context.Context, leader int32, spans []*span) error {
-	request := kmsg.NewPtrFetchRequest()
-	request.ReplicaID = -1
-	request.MaxWaitMillis = 500
-	request.MinBytes = 1
-	request.MaxBytes = fetchBytes
-	request.SessionEpoch = -1
-	byPartition := map[string]map[int32]*span{}
-	topics := map[string]*kmsg.FetchRequestTopic{}
-	for _, s := range spans {
-		t := topics[s.topic]
-		if t == nil {
-			topic := kmsg.NewFetchRequestTopic()
-			topic.Topic = s.topic
-			t = &topic
-			topics[s.topic], byPartition[s.topic] = t, map[int32]*span{}
-		}
-		partition := kmsg.NewFetchRequestTopicPartition()
-		partition.Partition, partition.FetchOffset, partition.PartitionMaxBytes = s.partition, s.from, fetchPartitionBytes
-		t.Partitions = append(t.Partitions, partition)
-		byPartition[s.topic][s.partition] = s
-	}
-	for _, t := range topics {
-		request.Topics = append(request.Topics, *t)
-	}
-	answer, err := r.client.Broker(int(leader)).RetriableRequest(ctx, request)
-	if err != nil {
-		return fmt.Errorf("read the tail from broker %d: %w", leader, err)
-	}
-	response := answer.(*kmsg.FetchResponse) //nolint:forcetypeassert // the answer to a fetch
-	if err := kerr.ErrorForCode(response.ErrorCode); err != nil {
-		return fmt.Errorf("read the tail from broker %d: %w", leader, err)
-	}
-	for _, t := range response.Topics {
-		for i := range t.Partitions {
-			s := byPartition[t.Topic][t.Partitions[i].Partition]
-			if s == nil {
-				continue // not asked for
-			}
-			if err := r.take(s, &t.Partitions[i]); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// take notes the records of one answer. It is over when the offset after the last batch has reached the span's end.
-func (r *tailReader) take(s *span, answer *kmsg.FetchResponseTopicPartition) error {
-	fetched, next := kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{
-		Topic: s.topic, Partition: s.partition, Offset: s.from, KeepControlRecords: true,
-	}, answer, r.decompress, nil)
-	if errors.Is(fetched.Err, kerr.OffsetOutOfRange) && answer.LogStartOffset > s.from {
-		s.from = min(answer.LogStartOffset, s.end) // retention was quicker
-		return nil
-	}
-	if fetched.Err != nil {
-		return fmt.Errorf("read the tail of %s/%d at %d: %w", s.topic, s.partition, s.from, fetched.Err)
-	}
-	for _, record := range fetched.Records {
-		if record.Offset >= s.from && !record.Attrs.IsControl() {
-			r.note(record)
-		}
-	}
-	s.from = max(s.from, next)
 	return nil
 }
 

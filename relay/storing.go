@@ -23,6 +23,7 @@ type storing struct {
 
 	mu     sync.Mutex // held while the store works
 	stored checkpoint.Checkpoint
+	saved  time.Time
 	cuts   []cut // oldest first
 
 	lsn atomic.Uint64 // stored.LSN; the reading goroutine may not wait for a disk
@@ -61,7 +62,7 @@ func (s *storing) change(ctx context.Context, edit func(*checkpoint.Checkpoint))
 	if err := s.store.Save(ctx, &next, s.stored.Writer); err != nil {
 		return err
 	}
-	s.stored = next
+	s.stored, s.saved = next, time.Now()
 	s.lsn.Store(uint64(next.LSN))
 	return nil
 }
@@ -116,6 +117,22 @@ func (s *storing) cutAt(behind pglogrepl.LSN, offsets checkpoint.Offsets) {
 	s.cuts = append(s.cuts, cut{behind, offsets})
 }
 
+// idleEvery is how often a checkpoint is stored that has nothing new but the end of the log. A store in the source's own
+// cluster writes to that log itself, which would call for the next checkpoint, and so on.
+const idleEvery = time.Second
+
+// canWait reports whether mark has no event that is not stored, and something was stored just now.
+func (s *storing) canWait(mark checkpoint.Mark) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Since(s.saved) < idleEvery && (mark.Events == 0 || positionOf(mark) == s.stored.Position)
+}
+
+// positionOf returns the text of the position of a mark's last event.
+func positionOf(mark checkpoint.Mark) string {
+	return decode.Position{Commit: mark.Commit, Index: mark.Events - 1}.String()
+}
+
 // advance stores mark, with the offsets of the latest cut that it has passed.
 func (s *storing) advance(ctx context.Context, mark checkpoint.Mark) error {
 	current := s.current()
@@ -125,7 +142,7 @@ func (s *storing) advance(ctx context.Context, mark checkpoint.Mark) error {
 	return s.change(ctx, func(c *checkpoint.Checkpoint) {
 		c.LSN = checkpoint.LSN(mark.End)
 		if mark.Events > 0 {
-			c.Position = decode.Position{Commit: mark.Commit, Index: mark.Events - 1}.String()
+			c.Position = positionOf(mark)
 		}
 		for len(s.cuts) > 0 && s.cuts[0].behind < mark.End {
 			c.Offsets = overlay(c.Offsets, s.cuts[0].offsets)
@@ -151,15 +168,19 @@ func overlay(old, newer checkpoint.Offsets) checkpoint.Offsets {
 	return out
 }
 
-// save stores what is safe by now.
-func (p *path) save(ctx context.Context) error {
+// save stores what is safe by now; unless all of it, it may leave out what can wait.
+func (p *path) save(ctx context.Context, all bool) error {
 	// The order matters: what is handed over after the last line lands behind the ends that the one before has seen.
 	if landed := p.flying.landed.Load(); landed != p.cutLanded {
 		p.cutLanded = landed
 		ends := checkpoint.Offsets(p.pub.Ends())
 		p.store.cutAt(pglogrepl.LSN(p.handedCommit.Load()), ends)
 	}
-	if err := p.store.advance(ctx, p.tracker.Safe()); err != nil {
+	mark := p.tracker.Safe()
+	if !all && p.store.canWait(mark) {
+		return nil
+	}
+	if err := p.store.advance(ctx, mark); err != nil {
 		return err
 	}
 	p.status.stored(p.store.confirmable())
@@ -178,7 +199,7 @@ func (p *path) keepCheckpoint(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		err := p.save(ctx)
+		err := p.save(ctx, p.Once)
 		if checkpoint.IsTakenOver(err) {
 			p.fail(err) // what we know of the stream is of no use any more
 			return

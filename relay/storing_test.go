@@ -68,3 +68,35 @@ func TestNothingIsConfirmableThatIsNotStored(t *testing.T) {
 		t.Errorf("it went back to %s (%v)", s.confirmable(), err)
 	}
 }
+
+// TestOnlyTheEndOfTheLogCanWait: a store in the source's own cluster writes to the log, and would otherwise keep itself busy.
+// Events never wait.
+func TestOnlyTheEndOfTheLogCanWait(t *testing.T) {
+	t.Parallel()
+	s := newStoring(&memory{}, checkpoint.Checkpoint{LSN: 10}, "me")
+	event := checkpoint.Mark{End: 60, Commit: 50, Events: 2}
+	for _, step := range []struct {
+		mark checkpoint.Mark
+		wait bool
+	}{
+		{checkpoint.Mark{End: 20}, false}, // nothing has been stored yet
+		{checkpoint.Mark{End: 30}, true},
+		{event, false},
+		{checkpoint.Mark{End: 70, Commit: 50, Events: 2}, true}, // the same events, and more of the log
+		{checkpoint.Mark{End: 90, Commit: 80, Events: 2}, false},
+	} {
+		if got := s.canWait(step.mark); got != step.wait {
+			t.Errorf("%+v can wait: %v, want %v", step.mark, got, step.wait)
+		}
+		if step.wait {
+			continue
+		}
+		if err := s.advance(t.Context(), step.mark); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.saved = s.saved.Add(-idleEvery)
+	if s.canWait(checkpoint.Mark{End: 99, Commit: 80, Events: 2}) {
+		t.Error("it waits for ever")
+	}
+}

@@ -173,7 +173,7 @@ func (p *path) drain(err error) error {
 	}
 	ctx, cancel = context.WithTimeout(context.WithoutCancel(p.ctx), storeTimeout)
 	defer cancel()
-	if errSave := p.save(ctx); errSave != nil {
+	if errSave := p.save(ctx, true); errSave != nil {
 		p.Log.Warn().Err(errSave).Msg("the last checkpoint could not be stored; more than necessary is read again at the next start")
 	}
 	if p.reader != nil {

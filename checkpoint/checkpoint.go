@@ -28,8 +28,9 @@ type Checkpoint struct {
 	Database         string  `json:"database"`
 	Slot             string  `json:"slot"`
 	State            State   `json:"state,omitempty"`
-	LSN              LSN     `json:"lsn"`      // the end of the last transaction that is wholly in Kafka
-	Position         string  `json:"position"` // of its last event; "" before the first
+	MovedTo          string  `json:"moved_to,omitempty"` // with state Moved: the store that has the checkpoint now
+	LSN              LSN     `json:"lsn"`                // the end of the last transaction that is wholly in Kafka
+	Position         string  `json:"position"`           // of its last event; "" before the first
 	Offsets          Offsets `json:"offsets"`
 	// TopicIDs holds Kafka's id of each topic in Offsets: an offset means nothing in a topic of the same name that was
 	// created later.
@@ -48,6 +49,8 @@ const (
 	// ExistingRows is stored before the slot is created on the first start, and until the rows that were there before
 	// the slot are all in Kafka. A restart that finds it drops the slot and begins anew.
 	ExistingRows State = "existing_rows"
+	// Moved is left behind by a checkpoint that was moved to another store: nothing starts from here any more.
+	Moved State = "moved"
 )
 
 // Offsets holds, for each topic and partition, an offset before which no event lies that is later than the LSN.
@@ -189,9 +192,11 @@ func (c *Checkpoint) validate() error {
 		return fmt.Errorf("%w: it has no version", errCorrupt)
 	case c.SystemIdentifier == "" || c.Database == "" || c.Slot == "":
 		return fmt.Errorf("%w: system_identifier, database and slot must be there", errCorrupt)
-	case c.State != Streaming && c.State != ExistingRows:
+	case c.State != Streaming && c.State != ExistingRows && c.State != Moved:
 		return fmt.Errorf("%w: unknown state %q", errCorrupt, c.State)
-	case c.State == Streaming && c.LSN == 0:
+	case (c.State == Moved) != (c.MovedTo != ""):
+		return fmt.Errorf("%w: moved_to goes with state %q", errCorrupt, Moved)
+	case c.State != ExistingRows && c.LSN == 0:
 		return fmt.Errorf("%w: lsn must be there", errCorrupt)
 	}
 	for topic, partitions := range c.Offsets {

@@ -18,10 +18,12 @@ import (
 	"github.com/tidemark/tidemark/checkpoint"
 )
 
-// Store is what every store offers; relay asks for the same.
+// Store is what every store offers. Relay needs Load and Save, the commands the rest.
 type Store interface {
 	Load(ctx context.Context) (*checkpoint.Checkpoint, error)
 	Save(ctx context.Context, c *checkpoint.Checkpoint, holder string) error
+	Replace(ctx context.Context, c *checkpoint.Checkpoint, now time.Time) (kept string, err error)
+	Close()
 	String() string
 }
 
@@ -46,8 +48,9 @@ func writer(c *checkpoint.Checkpoint) string {
 
 // place is where a checkpoint can be, with nothing stored at first.
 type place struct {
-	open  func() Store          // another store of this place, closed with the test
-	plant func(contents string) // puts contents there, as somebody might who is no store
+	open  func() Store             // another store of this place, closed with the test
+	plant func(contents string)    // puts contents there, as somebody might who is no store
+	kept  func(mark string) string // returns what Replace has kept
 }
 
 // conformance holds a kind of store against what relay relies on. newPlace returns another place at each call.
@@ -112,6 +115,41 @@ func conformance(t *testing.T, newPlace func(t *testing.T) place) {
 		}
 		save(t, zombie, by(7, "zombie")) // having loaded what is stored, it may take over in its turn
 		mustLoad(t, successor, by(7, "zombie"))
+	})
+	t.Run("what is there can be replaced, and is kept", func(t *testing.T) {
+		t.Parallel()
+		p := newPlace(t)
+		s := p.open()
+		now := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
+		if kept, err := s.Replace(t.Context(), example(1), now); kept != "" || err != nil {
+			t.Fatalf("Replace nothing: %q, %v", kept, err)
+		}
+		mustLoad(t, p.open(), example(1))
+		zombie := p.open()
+		save(t, zombie, example(2))
+		next := example(3)
+		next.Writer = ""
+		for i, contents := range []string{"", `{"torn": true}`} {
+			if contents != "" {
+				p.plant(contents)
+			}
+			kept, err := s.Replace(t.Context(), next, now.Add(time.Duration(i)*time.Second))
+			if err != nil || !strings.Contains(kept, fmt.Sprintf(".before-20261122T10000%d.000000Z", i)) {
+				t.Fatalf("Replace: %q, %v", kept, err)
+			}
+			mustLoad(t, p.open(), next)
+		}
+		if err := zombie.Save(t.Context(), example(9), example(2).Writer); !checkpoint.IsTakenOver(err) {
+			t.Errorf("Save of what was replaced: %v, want taken over", err)
+		}
+		save(t, s, example(4))
+		mustLoad(t, p.open(), example(4))
+		if kept := p.kept("before-20261122T100000.000000Z"); kept != string(encode(t, example(2))) {
+			t.Errorf("kept is %q", kept)
+		}
+		if kept := p.kept("before-20261122T100001.000000Z"); kept != `{"torn": true}` {
+			t.Errorf("kept is %q", kept)
+		}
 	})
 	// A save may arrive and its answer may not: whoever tries again then is not to be told that it has been taken over
 	// from, by itself.

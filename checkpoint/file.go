@@ -78,18 +78,22 @@ func (f *File) sweep() {
 	}
 }
 
-// SetAside renames what is stored, so that nothing is, and returns the new name; "" if nothing was.
-func (f *File) SetAside(now time.Time) (string, error) {
-	name := f.path + ".before-" + now.UTC().Format("20060102T150405Z")
-	err := os.Rename(f.path, name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
-	if err != nil {
+// Replace stores c in the place of whatever is there, and whoever holds it. What was there is kept in another file, whose
+// name is returned; "" if nothing was.
+func (f *File) Replace(ctx context.Context, c *Checkpoint, now time.Time) (kept string, err error) {
+	kept = aside(f.path, now)
+	err = os.Rename(f.path, kept)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		kept = ""
+	case err != nil:
 		return "", fmt.Errorf("set the checkpoint aside: %w", err)
 	}
-	return name, syncDir(filepath.Dir(f.path))
+	return kept, f.Save(ctx, c, "") // which makes the renaming durable, too
 }
+
+// Close does nothing: a file is open only while it is saved or loaded.
+func (f *File) Close() {}
 
 func (f *File) write(c *Checkpoint, lock *fileLock) (err error) {
 	b, err := Encode(c)

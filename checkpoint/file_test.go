@@ -35,6 +35,13 @@ func TestFileConforms(t *testing.T) {
 					t.Fatal(err)
 				}
 			},
+			kept: func(mark string) string {
+				b, err := os.ReadFile(path + "." + mark)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return string(b)
+			},
 		}
 	})
 }

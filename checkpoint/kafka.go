@@ -235,7 +235,13 @@ func pause(ctx context.Context) error {
 
 func (k *Kafka) save(ctx context.Context, c *Checkpoint, record *kgo.Record, holder string) error {
 	if k.producer == nil || k.writer != holder {
-		if err := k.become(ctx, func(stored *Checkpoint) error { return heldBy(stored, c, holder) }); err != nil {
+		err := k.become(ctx, func(stored *Checkpoint, _ []byte, err error) error {
+			if err != nil {
+				return err
+			}
+			return heldBy(stored, c, holder)
+		})
+		if err != nil {
 			return err
 		}
 	}
@@ -246,18 +252,46 @@ func (k *Kafka) save(ctx context.Context, c *Checkpoint, record *kgo.Record, hol
 	return nil
 }
 
-// become makes this store the only one that can write, if may has nothing against it when it sees what is stored.
-func (k *Kafka) become(ctx context.Context, may func(stored *Checkpoint) error) error {
+// Replace stores c in the place of whatever is there, and whoever holds it. What was there is kept under another key,
+// whose name is returned; "" if nothing was.
+func (k *Kafka) Replace(ctx context.Context, c *Checkpoint, now time.Time) (kept string, err error) {
+	record, err := k.Record(c)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, kafkaLimit)
+	defer cancel()
+	err = k.exclusively(ctx, func() error {
+		records := []*kgo.Record{record.kgo()}
+		err := k.become(ctx, func(_ *Checkpoint, value []byte, err error) error {
+			records, kept = records[:1], ""
+			if value != nil {
+				old := record
+				old.Key, old.Value = []byte(aside(k.o.Key, now)), value
+				records, kept = append(records, old.kgo()), "the record with key "+string(old.Key)+" in topic "+k.o.Topic
+			}
+			if IsCorrupt(err) {
+				return nil // it is kept as it is
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		k.writer = c.Writer
+		return k.commit(ctx, records...)
+	})
+	return kept, err
+}
+
+// become makes this store the only one that can write, if may has nothing against it when it sees what load returns.
+func (k *Kafka) become(ctx context.Context, may func(stored *Checkpoint, value []byte, err error) error) error {
 	k.drop()
 	if err := k.ensureTopic(ctx); err != nil {
 		return err
 	}
 	// A first look without disturbing anybody: one who was stopped for a while does not fence its successor.
-	stored, err := k.Load(ctx)
-	if err == nil {
-		err = may(stored)
-	}
-	if err != nil {
+	if err := may(k.load(ctx)); err != nil {
 		return err
 	}
 	producer, err := kgo.NewClient(append(k.client(),
@@ -268,17 +302,16 @@ func (k *Kafka) become(ctx context.Context, may func(stored *Checkpoint) error) 
 	if err != nil {
 		return err
 	}
-	k.producer = producer
+	k.producer, k.writer = producer, ""
 	if _, _, err = producer.ProducerID(ctx); err != nil { // from here on those before us are fenced
-		err = fmt.Errorf("become the only writer: %w", err)
-	} else if stored, err = k.Load(ctx); err == nil {
-		err = may(stored)
+		k.drop()
+		return fmt.Errorf("become the only writer: %w", err)
 	}
-	if err != nil {
+	stored, value, err := k.load(ctx)
+	if err := may(stored, value, err); err != nil {
 		k.drop()
 		return err
 	}
-	k.writer = ""
 	if stored != nil {
 		k.writer = stored.Writer
 	}

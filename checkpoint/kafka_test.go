@@ -52,7 +52,21 @@ func newKafka(t *testing.T, brokers []string) *kafka {
 }
 
 func (k *kafka) place() place {
-	return place{open: func() Store { return k.open() }, plant: func(contents string) { k.plant([]byte(contents)) }}
+	return place{open: func() Store { return k.open() }, plant: func(contents string) { k.plant([]byte(contents)) }, kept: func(mark string) (kept string) {
+		client := k.client(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{k.Topic: {0: kgo.NewOffset().AtStart()}}), kgo.FetchIsolationLevel(kgo.ReadCommitted()))
+		for kept == "" {
+			fetches := client.PollFetches(k.t.Context())
+			if err := fetches.Err(); err != nil {
+				k.t.Fatal(err)
+			}
+			fetches.EachRecord(func(r *kgo.Record) {
+				if string(r.Key) == k.Key+"."+mark {
+					kept = string(r.Value)
+				}
+			})
+		}
+		return kept
+	}}
 }
 
 func (k *kafka) open() *checkpoint.Kafka {

@@ -1,8 +1,11 @@
 package cli
 
 import (
+	"context"
+	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/rs/zerolog"
 
 	"github.com/tidemark/tidemark/checkpoint"
@@ -18,9 +21,9 @@ import (
 const drainTimeout = 10 * time.Second
 
 // relayOptions turns the configuration into what a relay is built from.
-func relayOptions(c *config.Config, log zerolog.Logger) relay.Options {
+func relayOptions(c *config.Config, s store, log zerolog.Logger) relay.Options {
 	return relay.Options{
-		Source: sourceOptions(c), Tables: tables(c), Kafka: kafkaOptions(c), Store: checkpointStore(c),
+		Source: sourceOptions(c), Tables: tables(c), Kafka: kafkaOptions(c), Store: s,
 		Create: c.Source.Create, ExistingRows: c.Source.ExistingRows == "publish",
 		MaxBufferedBytes: c.Kafka.MaxBufferedBytes, CheckpointEvery: c.Checkpoint.Interval, DrainTimeout: drainTimeout,
 		ResumeDedupe: c.Delivery.ResumeDedupe,
@@ -81,4 +84,39 @@ func kafkaOptions(c *config.Config) publish.Options {
 	return o
 }
 
-func checkpointStore(c *config.Config) *checkpoint.File { return checkpoint.NewFile(c.Checkpoint.Path) }
+// store is a place for the checkpoint, with what the commands need of it besides what relay does.
+type store interface {
+	relay.Store
+	// Replace puts next in the place of whatever is stored and returns where that is kept, "" if nothing was.
+	Replace(ctx context.Context, next *checkpoint.Checkpoint, now time.Time) (kept string, err error)
+	Close()
+}
+
+// checkpointStore returns the configured store. It connects when it is used.
+func checkpointStore(c *config.Config) (store, error) {
+	if c.Checkpoint.Store == "file" {
+		return checkpoint.NewFile(c.Checkpoint.Path), nil
+	}
+	source, err := pgconn.ParseConfig(string(c.Source.DSN))
+	if err != nil {
+		return nil, fmt.Errorf("read source.dsn: %w", err) // without the password
+	}
+	database := source.Database
+	if database == "" {
+		database = source.User // as the server takes it
+	}
+	if c.Checkpoint.Store == "postgres" {
+		return checkpoint.NewPostgres(checkpoint.PostgresOptions{
+			DSN: string(c.Source.AdminDSN), Database: database, Slot: c.Source.Slot, Create: c.Source.Create,
+		}), nil
+	}
+	o := kafkaOptions(c)
+	client, err := o.ClientOptions()
+	if err != nil {
+		return nil, err
+	}
+	return checkpoint.NewKafka(checkpoint.KafkaOptions{
+		Client: client, Topic: c.Checkpoint.Topic, Key: checkpoint.Key(database, c.Source.Slot),
+		Create: o.Topics.Create, ReplicationFactor: o.Topics.ReplicationFactor,
+	}), nil
+}

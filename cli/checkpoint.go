@@ -16,12 +16,12 @@ import (
 func (a *app) checkpointCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "checkpoint",
-		Short: "Show the stored checkpoint, or take the slot's position after a refusal",
-		Long: `checkpoint deals with the stored position: everything before it is in Kafka, and the relay starts from it. Both of its
-commands leave the slot and Kafka alone.`,
-		Example: "  tidemark checkpoint show\n  tidemark checkpoint adopt --accept-gap",
+		Short: "Show the stored checkpoint, move it, or take the slot's position after a refusal",
+		Long: `checkpoint deals with the stored position: everything before it is in Kafka, and the relay starts from it. Its commands
+leave the slot and the events in Kafka alone.`,
+		Example: "  tidemark checkpoint show\n  tidemark checkpoint move --to postgres\n  tidemark checkpoint adopt --accept-gap",
 	}
-	command.AddCommand(a.checkpointShowCommand(), a.checkpointAdoptCommand())
+	command.AddCommand(a.checkpointShowCommand(), a.checkpointAdoptCommand(), a.checkpointMoveCommand())
 	return command
 }
 
@@ -36,7 +36,11 @@ func (a *app) checkpointShowCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			store := checkpointStore(c)
+			store, err := checkpointStore(c)
+			if err != nil {
+				return err
+			}
+			defer store.Close()
 			stored, err := store.Load(cmd.Context())
 			if err != nil {
 				return err
@@ -106,12 +110,17 @@ func (a *app) adoptCheckpoint(ctx context.Context, c *config.Config) error {
 	}
 	next := relay.NewCheckpoint(conn.System, slot.Name)
 	next.LSN = checkpoint.LSN(start)
-	return a.replaceCheckpoint(ctx, checkpointStore(c), next)
+	store, err := checkpointStore(c)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	return a.replaceCheckpoint(ctx, store, next)
 }
 
 // replaceCheckpoint stores next in the place of whatever is there, which it keeps under another name, and says what may
 // be missing.
-func (a *app) replaceCheckpoint(ctx context.Context, store *checkpoint.File, next checkpoint.Checkpoint) error {
+func (a *app) replaceCheckpoint(ctx context.Context, store store, next checkpoint.Checkpoint) error {
 	stored, err := store.Load(ctx)
 	if err != nil && !checkpoint.IsCorrupt(err) {
 		return err
@@ -127,14 +136,14 @@ func (a *app) replaceCheckpoint(ctx context.Context, store *checkpoint.File, nex
 			next.Offsets, next.TopicIDs, next.Producers = stored.Offsets, stored.TopicIDs, stored.Producers
 		}
 	}
-	kept, err := store.SetAside(time.Now())
+	kept, err := store.Replace(ctx, &next, time.Now())
 	if err != nil {
 		return err
 	}
-	if err := store.Save(ctx, &next, ""); err != nil {
-		return err
-	}
 	a.printf("The checkpoint is now at %s.\n", next.LSN)
+	if stored != nil && stored.State == checkpoint.Moved {
+		a.printf("It had been moved to %s. What is there is left alone: no relay may go on from it.\n", stored.MovedTo)
+	}
 	if kept != "" {
 		a.printf("What was stored before is kept in %s.\n", kept)
 	}

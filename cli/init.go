@@ -19,7 +19,7 @@ func (a *app) initCommand() *cobra.Command {
 		Use:   "init",
 		Short: "Create what is missing in Postgres: outbox table, publication, slot",
 		Long: `init creates the outbox tables, the publication and the slot, where they are missing, and changes nothing that is
-there. Where a table already has rows and source.existing_rows is publish, it leaves the slot to the first run, which
+there; with checkpoint.store: postgres also the table of checkpoints. Where a table already has rows and source.existing_rows is publish, it leaves the slot to the first run, which
 publishes those rows from the slot's own snapshot, so that none is left out or published twice.
 
 --recreate-slot is the way out after a lost slot: it drops the slot, creates it anew and stores its position. Events
@@ -61,6 +61,20 @@ func (a *app) initialise(ctx context.Context, c *config.Config, dryRun bool) err
 	if err = errors.Join(err, cannot); err != nil {
 		return err
 	}
+	store, err := checkpointStore(c)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	if table, ok := store.(*checkpoint.Postgres); ok {
+		sql, err := table.MissingTable(ctx)
+		if err != nil {
+			return err
+		}
+		if sql != "" {
+			statements = append(statements, sql)
+		}
+	}
 	for _, statement := range statements {
 		a.printf("%s;\n", statement)
 		if dryRun {
@@ -87,19 +101,19 @@ func (a *app) initialise(ctx context.Context, c *config.Config, dryRun bool) err
 		a.printf("%s;\n", wal.CreateSlotSQL(source))
 		return nil
 	}
-	return a.initSlot(ctx, c, conn)
+	return a.initSlot(ctx, c, conn, store)
 }
 
 // initSlot creates the slot, unless the first run has to: the rows that are there already can only be told from the
 // later ones by the snapshot that comes with the slot, and that lives no longer than the connection.
-func (a *app) initSlot(ctx context.Context, c *config.Config, conn *wal.Conn) error {
-	stored, err := checkpointStore(c).Load(ctx)
+func (a *app) initSlot(ctx context.Context, c *config.Config, conn *wal.Conn, store store) error {
+	stored, err := store.Load(ctx)
 	if err != nil {
 		return err
 	}
 	if stored != nil {
-		return fmt.Errorf("slot %s does not exist, but a checkpoint at %s is stored: if the slot was lost, tidemark init --recreate-slot; if this is a new source, move %s away",
-			c.Source.Slot, stored.LSN, c.Checkpoint.Path)
+		return fmt.Errorf("slot %s does not exist, but a checkpoint at %s is stored in %s: if the slot was lost, tidemark init --recreate-slot; if this is a new source, it takes a slot name or a place of its own for its checkpoint",
+			c.Source.Slot, stored.LSN, store)
 	}
 	start, snapshotName, err := conn.CreateSlot(ctx, false)
 	if err != nil {
@@ -146,6 +160,14 @@ func (a *app) recreateSlot(ctx context.Context, c *config.Config, dryRun bool) e
 	if slot != nil && slot.Active {
 		return fmt.Errorf("slot %s is in use by Postgres backend %d: stop the relay that streams from it", slot.Name, slot.ActivePID)
 	}
+	store, err := checkpointStore(c)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	if _, err := store.Load(ctx); err != nil && !checkpoint.IsCorrupt(err) {
+		return err // before the slot is gone
+	}
 	if dryRun {
 		if slot != nil {
 			a.printf("select pg_drop_replication_slot('%s');\n", slot.Name)
@@ -165,7 +187,7 @@ func (a *app) recreateSlot(ctx context.Context, c *config.Config, dryRun bool) e
 	next := relay.NewCheckpoint(conn.System, source.Slot)
 	next.LSN = checkpoint.LSN(start)
 	a.printf("Slot %s is created at %s.\n", source.Slot, start)
-	return a.replaceCheckpoint(ctx, checkpointStore(c), next)
+	return a.replaceCheckpoint(ctx, store, next)
 }
 
 func outboxTableSQL(table string) string {

@@ -42,9 +42,14 @@ and with 3 where going on would lose or hide events; the message says what to do
 
 // run runs the relay, with the HTTP server beside it. The first of them that ends, ends the other.
 func run(ctx context.Context, c *config.Config, log zerolog.Logger, once bool) error {
+	store, err := checkpointStore(c)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfoMetric())
-	o := relayOptions(c, log.With().Str("component", "relay").Logger())
+	o := relayOptions(c, store, log.With().Str("component", "relay").Logger())
 	o.Once = once
 	o.Metrics = relay.NewMetrics(registry)
 	r := relay.New(o)

@@ -69,7 +69,12 @@ func newStatusReport(ctx context.Context, c *config.Config) (*statusReport, erro
 	if err != nil {
 		return nil, err
 	}
-	stored, err := checkpointStore(c).Load(ctx)
+	store, err := checkpointStore(c)
+	if err != nil {
+		return nil, err
+	}
+	defer store.Close()
+	stored, err := store.Load(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -140,6 +145,9 @@ func (a *app) printStatus(r *statusReport) error {
 	line("lag", bytesText(r.LagBytes))
 	line("retained log", bytesText(r.RetainedWAL))
 	if r.Checkpoint != nil {
+		if r.Checkpoint.State == checkpoint.Moved {
+			line("checkpoint", "moved to "+r.Checkpoint.MovedTo)
+		}
 		line("checkpoint written", r.Checkpoint.WrittenAt.Format(time.RFC3339)+" ("+time.Since(r.Checkpoint.WrittenAt).Round(time.Second).String()+" ago)")
 	}
 	if r.Relay == nil {

@@ -181,9 +181,14 @@ func (d *Delivery) check(found *problems) {
 }
 
 func (c *Checkpoint) check(found *problems) {
-	found.oneOfThese("checkpoint.store", c.Store, []string{"file"}, []string{"postgres", "kafka"})
+	found.oneOf("checkpoint.store", c.Store, "file", "postgres", "kafka")
 	if c.Path == "" && c.Store == "file" {
 		found.add("checkpoint.path", "is required with checkpoint.store: file")
+	}
+	if c.Topic == "" && c.Store == "kafka" {
+		found.add("checkpoint.topic", "is required with checkpoint.store: kafka")
+	} else if c.Topic != "" && !isTopic(c.Topic) {
+		found.add("checkpoint.topic", "%q is no topic name; Kafka wants 1 to 249 of a-z, A-Z, 0-9, '.', '_' and '-'", c.Topic)
 	}
 	if c.Interval <= 0 {
 		found.add("checkpoint.interval", "%s must be more than 0", c.Interval)

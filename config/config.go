@@ -122,8 +122,9 @@ type Delivery struct {
 
 // Checkpoint is where the safe LSN is kept.
 type Checkpoint struct {
-	Store    string        `yaml:"store"` // file
-	Path     string        `yaml:"path"`
+	Store    string        `yaml:"store"`    // file, postgres, kafka
+	Path     string        `yaml:"path"`     // for file
+	Topic    string        `yaml:"topic"`    // for kafka
 	Interval time.Duration `yaml:"interval"` // > 0
 }
 

@@ -82,7 +82,7 @@ func TestDefaultsAreThoseOfTheSpec(t *testing.T) {
 			Options:      map[string]string{},
 		},
 		Delivery:   Delivery{Mode: "at_least_once", ResumeDedupe: true, OnPoison: "stop", DeadLetterTopic: "tidemark.dead-letter"},
-		Checkpoint: Checkpoint{Store: "file", Path: "./tidemark.checkpoint", Interval: 200 * time.Millisecond},
+		Checkpoint: Checkpoint{Store: "file", Path: "./tidemark.checkpoint", Topic: "tidemark.checkpoints", Interval: 200 * time.Millisecond},
 		HTTP:       HTTP{Listen: "127.0.0.1:8642"},
 		Log:        Log{Level: "info", Format: "auto"},
 	}
@@ -109,7 +109,7 @@ func TestConfigYAMLShowsEveryKey(t *testing.T) {
 		kafka.create_topics.enabled kafka.create_topics.partitions kafka.create_topics.replication_factor
 		kafka.create_topics.configs
 		delivery.mode delivery.resume_dedupe delivery.on_poison delivery.dead_letter_topic
-		checkpoint.store checkpoint.path checkpoint.interval
+		checkpoint.store checkpoint.path checkpoint.topic checkpoint.interval
 		http.listen http.token log.level log.format`)
 
 	text := string(builtIn(t))
@@ -315,7 +315,7 @@ func TestProblems(t *testing.T) {
 		"no partitions":    {"kafka: {create_topics: {partitions: 0}}", []string{dsn}, []string{`config.yaml:1: kafka.create_topics.partitions: 0 must be at least 1, or -1 for the broker's default`}},
 		"enum":             {"kafka: {compression: lz5}", []string{dsn}, []string{`config.yaml:1: kafka.compression: "lz5" is none of none, gzip, snappy, lz4, zstd; the nearest is lz4`}},
 		"not yet":          {"delivery: {mode: exactly_once}", []string{dsn}, []string{"config.yaml:1: delivery.mode: exactly_once is not available yet; use at_least_once"}},
-		"store not yet":    {"checkpoint: {store: postgres}", []string{dsn}, []string{"config.yaml:1: checkpoint.store: postgres is not available yet; use file"}},
+		"no such store":    {"checkpoint: {store: postgre}", []string{dsn}, []string{`config.yaml:1: checkpoint.store: "postgre" is none of file, postgres, kafka; the nearest is postgres`}},
 		"preset not yet":   {"outbox: [{table: a.b, preset: eventuate}]", []string{dsn}, []string{"config.yaml:1: outbox[0].preset: eventuate is not available yet; use debezium or custom"}},
 		"slot name":        {"source: {slot: My-Slot}", []string{dsn}, []string{`config.yaml:1: source.slot: "My-Slot" is no slot name; Postgres wants 1 to 63 of a-z, 0-9 and _`}},
 		"intervals": {
@@ -408,6 +408,8 @@ func TestProblems(t *testing.T) {
 		"listen on a named port": {"http: {listen: 'a:http'}", []string{dsn}, []string{`config.yaml:1: http.listen: "a:http" is not host:port such as 127.0.0.1:8642 or :8642; "" turns it off`}},
 		"listen":                 {"http: {listen: 8642}", []string{dsn}, []string{`config.yaml:1: http.listen: "8642" is not host:port such as 127.0.0.1:8642 or :8642; "" turns it off`}},
 		"dead letter to":         {"delivery: {on_poison: dead_letter, dead_letter_topic: ''}", []string{dsn}, []string{"config.yaml:1: delivery.dead_letter_topic: is required with delivery.on_poison: dead_letter"}},
+		"no checkpoint topic":    {"checkpoint: {store: kafka, topic: ''}", []string{dsn}, []string{"config.yaml:1: checkpoint.topic: is required with checkpoint.store: kafka"}},
+		"no topic at all":        {"checkpoint: {topic: a b}", []string{dsn}, []string{`config.yaml:1: checkpoint.topic: "a b" is no topic name; Kafka wants 1 to 249 of a-z, A-Z, 0-9, '.', '_' and '-'`}},
 		"no path":                {"checkpoint: {path: ''}", []string{dsn}, []string{"config.yaml:1: checkpoint.path: is required with checkpoint.store: file"}},
 		"password that YAML takes for an alias": {
 			"kafka: {sasl: {password: *hunter2 }}",

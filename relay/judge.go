@@ -3,6 +3,7 @@ package relay
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pglogrepl"
 
@@ -73,7 +74,7 @@ const recreate = "create it anew with tidemark init --recreate-slot; what was co
 
 // sameSource refuses a checkpoint that belongs to something else.
 func sameSource(c *checkpoint.Checkpoint, sys wal.System, slotName string) error {
-	const wayOut = "point source.dsn and checkpoint.path at what belongs together; for a new source, move the old checkpoint away"
+	const wayOut = "point source.dsn and checkpoint.path (checkpoint.topic, source.admin_dsn) at what belongs together; a new source takes a slot name or a place of its own for its checkpoint"
 	switch {
 	case c.SystemIdentifier != sys.ID:
 		return refuse(fmt.Errorf("the checkpoint belongs to the Postgres cluster with system identifier %s, and this is %s", c.SystemIdentifier, sys.ID), wayOut)
@@ -84,6 +85,9 @@ func sameSource(c *checkpoint.Checkpoint, sys wal.System, slotName string) error
 	case c.Timeline > sys.Timeline:
 		return refuse(fmt.Errorf("the checkpoint is from timeline %d, and this server is on %d: it is an old primary, or a standby that has not followed", c.Timeline, sys.Timeline),
 			"point source.dsn at the current primary (several hosts and target_session_attrs=read-write work)")
+	case c.State == checkpoint.Moved:
+		return refuse(fmt.Errorf("the checkpoint was moved to %s at %s", c.MovedTo, c.WrittenAt.Format(time.RFC3339)),
+			"set checkpoint.store to that; to have it here again, move it back with tidemark checkpoint move and the configuration that leads there")
 	default:
 		return nil
 	}

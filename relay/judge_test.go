@@ -49,6 +49,8 @@ func TestJudgeRefusesWhateverCouldHideAGap(t *testing.T) {
 		"another cluster, no slot":                {nil, stored(func(c *checkpoint.Checkpoint) { c.SystemIdentifier = "8" }), 0, "system identifier 8", ""},
 		"another database":                        {slot(nil), stored(func(c *checkpoint.Checkpoint) { c.Database = "other" }), 0, "database other", ""},
 		"another slot":                            {slot(nil), stored(func(c *checkpoint.Checkpoint) { c.Slot = "other" }), 0, "slot other", ""},
+		"a checkpoint that was moved":             {slot(nil), stored(func(c *checkpoint.Checkpoint) { c.State = checkpoint.Moved; c.MovedTo = "Kafka topic x" }), 0, "moved to Kafka topic x", ""},
+		"a checkpoint that was moved, no slot":    {nil, stored(func(c *checkpoint.Checkpoint) { c.State = checkpoint.Moved; c.MovedTo = "file y" }), 0, "moved to file y", ""},
 		"an old primary":                          {slot(nil), stored(func(c *checkpoint.Checkpoint) { c.Timeline = 3 }), 0, "timeline 3", ""},
 		"a failover that the slot lived":          {slot(nil), stored(func(c *checkpoint.Checkpoint) { c.Timeline = 1 }), resume, "", ""},
 		"a failover that it did not live":         {nil, stored(func(c *checkpoint.Checkpoint) { c.Timeline = 1 }), 0, "does not exist, but a checkpoint", ""},

@@ -126,7 +126,7 @@ func (p *path) persist(what string, work func(context.Context) error) error {
 				trouble.healed()
 				return nil
 			}
-			if checkpoint.IsTakenOver(err) {
+			if checkpoint.IsTakenOver(err) || checkpoint.IsPermanent(err) {
 				return err
 			}
 			p.status.fail(err)

@@ -89,7 +89,7 @@ func passes(err error) bool {
 	var poison *PoisonError
 	var mend *hinted
 	switch {
-	case errors.As(err, &refusal), errors.As(err, &poison), errors.As(err, &mend), wal.IsPermanent(err):
+	case errors.As(err, &refusal), errors.As(err, &poison), errors.As(err, &mend), wal.IsPermanent(err), checkpoint.IsPermanent(err):
 		return false
 	case errors.Is(err, errDecode):
 		return false
@@ -159,7 +159,7 @@ func (r *Relay) takeSlot(ctx context.Context, conn *wal.Conn, trouble *outage) (
 	}
 	stored, err := r.Store.Load(ctx)
 	if checkpoint.IsCorrupt(err) {
-		return nil, refuse(err, "restore the file, or adopt the slot's position: tidemark checkpoint adopt --accept-gap")
+		return nil, refuse(err, "restore what was stored, or adopt the slot's position: tidemark checkpoint adopt --accept-gap")
 	}
 	if err != nil {
 		return nil, err

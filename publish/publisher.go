@@ -14,6 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -120,28 +121,26 @@ func (p *Publisher) Close() {
 //
 // It returns how many it has taken: all, unless Stop was called.
 func (p *Publisher) Publish(batch []Delivery) int {
-	headers := 0
-	for i := range batch {
-		headers += len(batch[i].Event.Headers)
-	}
-	slab := make([]kgo.RecordHeader, 0, headers)
 	for i := range batch {
 		if p.stopped.Load() {
 			return i
 		}
 		d := &batch[i]
-		from := len(slab)
-		for _, h := range d.Event.Headers {
-			slab = append(slab, kgo.RecordHeader(h))
-		}
 		d.carrier = carrier{p.ctx, d}
 		d.record = kgo.Record{
-			Topic: d.Event.Topic, Key: d.Event.Key, Value: d.Event.Value, Headers: slab[from:len(slab):len(slab)],
+			Topic: d.Event.Topic, Key: d.Event.Key, Value: d.Event.Value, Headers: recordHeaders(d.Event.Headers),
 			Timestamp: d.Event.Timestamp, Context: &d.carrier,
 		}
 		p.client.Produce(p.ctx, &d.record, p.finish)
 	}
 	return len(batch)
+}
+
+// recordHeaders returns the same headers as the client calls them. Both types are a string and a slice of bytes, and the
+// compiler sees to it that they stay alike; the client only reads them.
+func recordHeaders(headers []decode.Header) []kgo.RecordHeader {
+	_ = kgo.RecordHeader(decode.Header{})
+	return unsafe.Slice((*kgo.RecordHeader)(unsafe.Pointer(unsafe.SliceData(headers))), len(headers)) //nolint:gosec // see above
 }
 
 // Stop makes Publish take nothing more. The client, when it has failed a record, goes on with the later ones of its

@@ -4,12 +4,10 @@
 package wal
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"strings"
 	"time"
@@ -17,7 +15,6 @@ import (
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgproto3"
 )
 
 // Options say where the source is and what is read from it.
@@ -54,6 +51,7 @@ type Conn struct {
 
 	options     Options
 	pg          *pgconn.PgConn
+	valve       *valve
 	slotTimeout time.Duration // how long CreateSlot may wait
 }
 
@@ -67,9 +65,8 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 	}
 	config.RuntimeParams["replication"] = "database"
 	setSession(config.RuntimeParams)
-	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
-		return pgproto3.NewFrontend(bufio.NewReaderSize(r, readBuffer), w)
-	}
+	valve := &valve{}
+	config.BuildFrontend = valve.frontend
 	config.DialFunc = (&net.Dialer{
 		// A host that vanished without a word is noticed by the kernel within half a minute.
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 4},
@@ -78,7 +75,7 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 	if err != nil {
 		return nil, explainConnect(err)
 	}
-	c := &Conn{options: o, pg: pg, slotTimeout: createSlotTimeout}
+	c := &Conn{options: o, pg: pg, valve: valve, slotTimeout: createSlotTimeout}
 	if err := c.identify(ctx); err != nil {
 		c.Close()
 		return nil, err

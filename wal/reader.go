@@ -1,10 +1,12 @@
 package wal
 
 import (
+	"bufio"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strings"
@@ -49,7 +51,12 @@ type Reader struct {
 	lastHeard      time.Time // as of the last look
 	asked          bool      // a status that requests a reply has been sent since lastHeard
 	armed          time.Time // the read deadline that is set
+
+	large *pgproto3.CopyData // the last message, if it was a large one
 }
+
+// largeMessage is from which size on the buffer of a message is worth giving back.
+const largeMessage = 1 << 20
 
 // Start begins streaming from start, which must not be before the slot's confirmed position: Postgres would silently
 // begin at the latter. The Conn belongs to the Reader from then on.
@@ -112,6 +119,7 @@ func (r *Reader) Receive(ctx context.Context, until time.Time) (Message, error) 
 			return Message{}, err
 		}
 	}
+	r.large = nil
 	for {
 		msg, err := r.conn.pg.Frontend().Receive()
 		if err == nil {
@@ -145,25 +153,56 @@ func (r *Reader) Receive(ctx context.Context, until time.Time) (Message, error) 
 	}
 }
 
+// letGo gives back the buffer of the last message, which is not needed any more, if it was a large one. pgproto3 does that
+// when it begins to read the next one, and a row of 50 MB may be under way to Kafka for long before that.
+func (r *Reader) letGo() {
+	if r.large == nil {
+		return
+	}
+	r.large.Data, r.large = nil, nil
+	r.conn.valve.shut = true
+	_, _ = r.conn.pg.Frontend().Receive() // nothing and an error, as the valve is shut
+	r.conn.valve.shut = false
+}
+
+// valve stands between the protocol and the connection. Shut, it lets a read end before it has begun.
+type valve struct {
+	io.Reader
+	shut bool
+}
+
+func (v *valve) frontend(r io.Reader, w io.Writer) *pgproto3.Frontend {
+	v.Reader = bufio.NewReaderSize(r, readBuffer)
+	return pgproto3.NewFrontend(v, w)
+}
+
+func (v *valve) Read(b []byte) (int, error) {
+	if v.shut {
+		return 0, os.ErrDeadlineExceeded
+	}
+	return v.Reader.Read(b)
+}
+
 // Hold waits for done (or ctx), sending the status meanwhile and reading nothing: the server keeps what it has not
 // sent. This is where the reading goroutine stands while everything behind it stands still.
 func (r *Reader) Hold(ctx context.Context, done <-chan struct{}) error {
+	r.letGo()
 	ticker := time.NewTicker(min(r.statusInterval, pollInterval))
 	defer ticker.Stop()
 	for {
+		// Also at the beginning: who comes back again and again, each time for less than a tick, is due as well.
+		if now := time.Now(); !now.Before(r.nextStatus) {
+			if err := r.sendStatus(now, false); err != nil {
+				return err
+			}
+		}
 		select {
 		case <-done:
 			r.heard = true // the silence was ours
 			return nil
 		case <-ctx.Done():
 			return ctx.Err()
-		case now := <-ticker.C:
-			if now.Before(r.nextStatus) {
-				continue
-			}
-			if err := r.sendStatus(now, false); err != nil {
-				return err
-			}
+		case <-ticker.C:
 		}
 	}
 }
@@ -237,6 +276,9 @@ func (r *Reader) sendStatus(now time.Time, ask bool) error {
 func (r *Reader) handle(msg pgproto3.BackendMessage) (m Message, ok bool, err error) {
 	switch msg := msg.(type) {
 	case *pgproto3.CopyData:
+		if len(msg.Data) >= largeMessage {
+			r.large = msg
+		}
 		return r.handleCopyData(msg.Data)
 	case *pgproto3.ErrorResponse:
 		if msg.Code == "42704" && r.names(msg.Message) {

@@ -1,7 +1,6 @@
 package wal
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
@@ -11,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -76,16 +76,15 @@ func newReader(tb testing.TB, client net.Conn, publication string) *Reader {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend { // as Connect does
-		return pgproto3.NewFrontend(bufio.NewReaderSize(r, readBuffer), w)
-	}
+	valve := &valve{}
+	config.BuildFrontend = valve.frontend // as Connect does
 	pg, err := pgconn.Construct(&pgconn.HijackedConn{Conn: client, Config: config})
 	if err != nil {
 		tb.Fatal(err)
 	}
 	now := time.Now()
 	r := &Reader{
-		conn: &Conn{options: Options{Slot: "slot", Publication: publication}, pg: pg}, net: client,
+		conn: &Conn{options: Options{Slot: "slot", Publication: publication}, pg: pg, valve: valve}, net: client,
 		confirmed:      func() pglogrepl.LSN { return 0x16B3748 },
 		statusInterval: 10 * time.Millisecond, silence: time.Minute, lastHeard: now, nextStatus: now,
 	}
@@ -236,6 +235,27 @@ func TestReceiveGoesOnInTheMiddleOfAMessage(t *testing.T) {
 		i++
 	}
 	<-said
+}
+
+// Who stands again and again for a moment, as one does whom little room is given, stands for long.
+func TestHoldSendsStatusHoweverShortItIs(t *testing.T) {
+	t.Parallel()
+	r, w := play(t, "tidemark")
+	begin := time.Now()
+	done := make(chan struct{}, 1)
+	for end := begin.Add(30 * time.Second); time.Now().Before(end); {
+		done <- struct{}{}
+		if err := r.Hold(t.Context(), done); err != nil {
+			t.Fatal(err)
+		}
+		w.mu.Lock()
+		n := len(w.statuses)
+		w.mu.Unlock()
+		if n >= 3 {
+			return
+		}
+	}
+	t.Error("no status is sent")
 }
 
 func TestStatusSaysThreeTimesTheSame(t *testing.T) {
@@ -425,6 +445,52 @@ func TestReceiveHearsOfAMissingPublicationInEveryLanguage(t *testing.T) {
 	}
 }
 
+// TestHoldGivesTheBufferOfALargeRowBack: such a row may wait for long, and its copy is what waits. What follows it, or was
+// here already, arrives all the same.
+func TestHoldGivesTheBufferOfALargeRowBack(t *testing.T) {
+	t.Parallel()
+	r, w := play(t, "tidemark")
+	const size = 20 << 20
+	large := strings.Repeat("x", size)
+	said := make(chan struct{})
+	go func() { // ends when all is read
+		defer close(said)
+		w.say(slices.Concat(xlogData("before"), xlogData(large), xlogData("after"), xlogData(large+"y"), xlogData("end")))
+	}()
+	for i, want := range []string{"before", large, "after", large + "y", "end"} {
+		m, err := r.Receive(t.Context(), time.Time{})
+		if err != nil || m.Kind != Data || string(m.Data) != want {
+			t.Fatalf("message %d is %.20q of %d bytes, %v", i, m.Data, len(m.Data), err)
+		}
+		gone := make(chan struct{})
+		if len(want) > size/2 {
+			runtime.AddCleanup(&m.Data[0], func(gone chan struct{}) { close(gone) }, gone) // m is not used any more
+		} else {
+			close(gone)
+		}
+		collected := make(chan struct{})
+		go func() { // ends when the buffer is free, or with the test
+			defer close(collected)
+			for tick := time.NewTicker(10 * time.Millisecond); ; {
+				runtime.GC()
+				select {
+				case <-gone:
+					return
+				case <-t.Context().Done():
+					return
+				case <-tick.C:
+				}
+			}
+		}()
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		if err := r.Hold(ctx, collected); err != nil {
+			t.Errorf("message %d is still there while the reader stands: %v", i, err)
+		}
+		cancel()
+	}
+	<-said
+}
+
 // deaf is a connection into which everything vanishes.
 type deaf struct{ net.Conn }
 
@@ -448,6 +514,27 @@ func FuzzCopyData(f *testing.F) {
 		case m.Kind == Keepalive && data[0] == 'k' && len(data) == 18 && uint64(m.WALEnd) == binary.BigEndian.Uint64(data[1:]):
 		default:
 			t.Fatalf("%x is understood as %+v", data, m)
+		}
+	})
+}
+
+// The server's messages are in its language, and may hold anything.
+func FuzzProblem(f *testing.F) {
+	f.Add("55000", `skipped loading publication "log"`, "log")
+	f.Add("42704", "Publikation „log“ existiert nicht", "log")
+	f.Add("00000", "loglog log", "")
+	f.Fuzz(func(t *testing.T, code, text, publication string) {
+		r := &Reader{conn: &Conn{options: Options{Slot: "slot", Publication: publication}}}
+		_, ok, err := r.handle(&pgproto3.NoticeResponse{Code: code, Message: text})
+		if gap := code == "55000" && r.names(text); ok || gap != (err != nil) || gap != (err != nil && IsPermanent(err)) {
+			t.Fatalf("notice %q %q: %v, %v", code, text, ok, err)
+		}
+		_, ok, err = r.handle(&pgproto3.ErrorResponse{Code: code, Message: text})
+		if ok || err == nil {
+			t.Fatalf("error %q %q: %v, %v", code, text, ok, err)
+		}
+		if r.names(text) && !strings.Contains(text, publication) {
+			t.Fatalf("%q does not name %q", text, publication)
 		}
 	})
 }

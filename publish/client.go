@@ -78,9 +78,13 @@ func (o *Options) producer(partitioner kgo.Partitioner) ([]kgo.Opt, error) {
 	if err != nil {
 		return nil, err
 	}
+	compression := kgo.ProducerBatchCompression(codec)
+	if c, err := kgo.DefaultCompressor(codec); err == nil && c != nil { // nil if there is to be none
+		compression = kgo.WithCompressor(thrifty{c})
+	}
 	opts := []kgo.Opt{
 		kgo.RequiredAcks(kgo.AllISRAcks()),
-		kgo.ProducerBatchCompression(codec),
+		compression,
 		// Events are handed over in bursts; waiting for more inside the client would only add latency.
 		kgo.ProducerLinger(0),
 		// The bound is the relay's, in bytes, and it must be: Produce blocking here would block the goroutine that

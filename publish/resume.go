@@ -27,23 +27,24 @@ type Tail struct {
 // Present is the exact set of events beyond a checkpoint that are in Kafka. It is a set and not a largest position: an
 // event that was rejected, or went to another partition, may be missing although a later one is there.
 type Present struct {
-	positions map[string]map[pglogrepl.LSN]bitmap // topic, commit LSN, index in the transaction
-	ids       map[string]map[string]bool          // topic, id: of rows that were there before the slot
+	topics    map[string]uint32          // their numbers in blocks
+	positions map[block]uint64           // a bit for each of its events
+	ids       map[string]map[string]bool // topic, id: of rows that were there before the slot
 	since     pglogrepl.LSN
 	last      decode.Position
 	count     int
 }
 
-type bitmap []uint64
+// block is 64 neighbouring events of a transaction, those of them that went to one topic. So a million events of one
+// transaction take little, and so do ten thousand topics with a few events each.
+type block struct {
+	commit pglogrepl.LSN
+	number uint32 // index in the transaction / 64
+	topic  uint32
+}
 
-func (b bitmap) has(i uint32) bool { return int(i/64) < len(b) && b[i/64]&(1<<(i%64)) != 0 }
-
-func (b bitmap) with(i uint32) bitmap {
-	for int(i/64) >= len(b) {
-		b = append(b, 0)
-	}
-	b[i/64] |= 1 << (i % 64)
-	return b
+func newPresent(since pglogrepl.LSN) *Present {
+	return &Present{topics: map[string]uint32{}, positions: map[block]uint64{}, ids: map[string]map[string]bool{}, since: since}
 }
 
 // Len returns how many events the set holds.
@@ -63,7 +64,9 @@ func (s *Present) HasIn(topic string, ev *decode.Event) bool {
 	if ev.Position.Commit < firstLSN {
 		return s.ids[topic][ev.ID]
 	}
-	return s.positions[topic][ev.Position.Commit].has(ev.Position.Index)
+	number, ok := s.topics[topic]
+	pos := ev.Position
+	return ok && s.positions[block{pos.Commit, pos.Index / 64, number}]&(1<<(pos.Index%64)) != 0
 }
 
 // firstLSN is where the first log of any cluster begins. Smaller positions belong to rows that were there before the
@@ -79,10 +82,12 @@ func (s *Present) add(topic, id string, pos decode.Position) {
 		s.ids[topic][id] = true
 		return
 	}
-	if s.positions[topic] == nil {
-		s.positions[topic] = map[pglogrepl.LSN]bitmap{}
+	number, ok := s.topics[topic]
+	if !ok {
+		number = uint32(len(s.topics)) //nolint:gosec // fewer than 2^32
+		s.topics[topic] = number
 	}
-	s.positions[topic][pos.Commit] = s.positions[topic][pos.Commit].with(pos.Index)
+	s.positions[block{pos.Commit, pos.Index / 64, number}] |= 1 << (pos.Index % 64)
 	if pos.Compare(s.last) > 0 {
 		s.last = pos
 	}
@@ -108,9 +113,7 @@ func (p *Publisher) Resume(ctx context.Context, tail Tail) (present *Present, un
 		return nil, nil, err
 	}
 	defer client.Close()
-	r := &tailReader{client: client, admin: kadm.NewClient(client), tail: tail, present: &Present{
-		positions: map[string]map[pglogrepl.LSN]bitmap{}, ids: map[string]map[string]bool{}, since: tail.Since,
-	}}
+	r := &tailReader{client: client, admin: kadm.NewClient(client), tail: tail, present: newPresent(tail.Since)}
 	if len(tail.Offsets) == 0 {
 		return r.present, nil, nil
 	}

@@ -3,6 +3,7 @@ package publish
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -146,4 +147,80 @@ func foreign(t *testing.T, brokers []string, topic string) {
 			t.Fatal(err)
 		}
 	}
+}
+
+func TestPresentIsASetOfEventsByTopic(t *testing.T) {
+	t.Parallel()
+	at := func(commit pglogrepl.LSN, index uint32) decode.Position {
+		return decode.Position{Commit: commit, Index: index}
+	}
+	s := newPresent(firstLSN)
+	type member struct {
+		topic string
+		pos   decode.Position
+	}
+	var in []member
+	for i := range uint32(1000) { // of ten, each third; they share blocks
+		if i%3 == 0 {
+			in = append(in, member{fmt.Sprint("t", i%10), at(firstLSN, i)}, member{fmt.Sprint("t", i%10), at(firstLSN+16, 1000-i)})
+		}
+	}
+	for _, m := range in {
+		s.add(m.topic, "", m.pos)
+	}
+	for commit := firstLSN; commit <= firstLSN+32; commit += 16 {
+		for i := range uint32(1100) {
+			for topic := range 11 {
+				m := member{fmt.Sprint("t", topic), at(commit, i)}
+				if got, want := s.HasIn(m.topic, &decode.Event{Position: m.pos}), slices.Contains(in, m); got != want {
+					t.Fatalf("HasIn(%s, %s) = %v", m.topic, m.pos, got)
+				}
+			}
+		}
+	}
+	if want := at(firstLSN+16, 1000); s.Len() != len(in) || s.Last() != want {
+		t.Errorf("%d events up to %s, want %d up to %s", s.Len(), s.Last(), len(in), want)
+	}
+}
+
+// FuzzTailRecord: whatever foreign producers write, only our own records beyond the checkpoint get into the set, and as the
+// events that they are.
+func FuzzTailRecord(f *testing.F) {
+	f.Add("source", "0000000001000010-00000041", "id", "id", uint64(firstLSN))
+	f.Add("source", "0000000001000010-00000041", "id", "tidemark-replay", uint64(firstLSN))
+	f.Add("source", "0000000000000000-00000041", "id", "ce_id", uint64(0))
+	f.Add("other", "0000000001000010-00000041", "", "tidemark-source", uint64(0))
+	f.Fuzz(func(t *testing.T, source, position, id, key string, since uint64) {
+		r := &tailReader{tail: Tail{Source: "source", Since: pglogrepl.LSN(since)}, present: newPresent(pglogrepl.LSN(since))}
+		r.note(&kgo.Record{Topic: "t", Headers: []kgo.RecordHeader{
+			{Key: "id", Value: []byte(id)},
+			{Key: "tidemark-position", Value: []byte(position)},
+			{Key: "tidemark-source", Value: []byte(source)},
+			{Key: key, Value: []byte(id)},
+		}})
+		if r.present.Len() == 0 {
+			return
+		}
+		if key == "tidemark-position" {
+			position = id
+		}
+		if key == "tidemark-source" {
+			source = id
+		}
+		pos, err := decode.ParsePosition(position)
+		switch {
+		case err != nil || source != "source" || key == "tidemark-replay":
+			t.Fatalf("%q %q %q is taken for ours", source, position, key)
+		case since != 0 && uint64(pos.Commit) < since:
+			t.Fatalf("%s is in the set of what is beyond %x", pos, since)
+		}
+		for topic, want := range map[string]bool{"t": true, "u": false} {
+			if got := r.present.Has(&decode.Event{Topic: topic, ID: id, Position: pos}); got != want {
+				t.Fatalf("Has(%s in topic %s) = %v", pos, topic, got)
+			}
+		}
+		if next := (decode.Position{Commit: pos.Commit, Index: pos.Index ^ 64}); pos.Commit >= firstLSN && r.present.Has(&decode.Event{Topic: "t", ID: id, Position: next}) {
+			t.Fatalf("%s is in a set that holds %s alone", next, pos)
+		}
+	})
 }

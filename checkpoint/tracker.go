@@ -24,6 +24,7 @@ type Mark struct {
 	End    pglogrepl.LSN // where reading may start again
 	Commit pglogrepl.LSN // the commit LSN of the last transaction that had events
 	Events uint32        // how many it had; its last event's index is one less
+	Count  uint64        // how many transactions the tracker has been told of up to here
 }
 
 // Transaction is one database transaction between its Begin and the moment at which it is safe.
@@ -94,6 +95,7 @@ func (t *Tracker) Safe() Mark {
 		}
 		t.queue[n] = nil // the slice is cut, not copied: let the transaction go
 		n++
+		t.safe.Count++
 	}
 	t.queue = t.queue[n:]
 	if len(t.queue) == 0 {

@@ -32,6 +32,9 @@ func (m *model) safe() checkpoint.Mark {
 			break
 		}
 		mark.End = max(mark.End, tx.end)
+		if tx.commit != 0 { // a keepalive is none
+			mark.Count++
+		}
 		if len(tx.acked) > 0 {
 			mark.Commit, mark.Events = tx.commit, uint32(len(tx.acked)) //nolint:gosec // a few
 		}
@@ -182,7 +185,7 @@ func TestTrackerWaitsForTheCommit(t *testing.T) {
 		t.Errorf("%d transactions wait, want the open one", n)
 	}
 	tracker.Commit(tx, 25)
-	if got, want := tracker.Safe(), (checkpoint.Mark{End: 25, Commit: 20, Events: 1}); got != want {
+	if got, want := tracker.Safe(), (checkpoint.Mark{End: 25, Commit: 20, Events: 1, Count: 1}); got != want {
 		t.Errorf("Safe() = %+v after the commit, want %+v", got, want)
 	}
 }
@@ -205,7 +208,7 @@ func TestTrackerHoldsKeepalivesInConstantMemory(t *testing.T) {
 		t.Errorf("%d transactions are held for one that waits and %d keepalives", n, keepalives)
 	}
 	tx.Acked()
-	if got, want := tracker.Safe(), (checkpoint.Mark{End: 4 + keepalives - 1, Commit: 2, Events: 1}); got != want {
+	if got, want := tracker.Safe(), (checkpoint.Mark{End: 4 + keepalives - 1, Commit: 2, Events: 1, Count: 1}); got != want {
 		t.Errorf("Safe() = %+v, want %+v", got, want)
 	}
 }

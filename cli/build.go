@@ -25,7 +25,8 @@ func relayOptions(c *config.Config, s store, log zerolog.Logger) relay.Options {
 	return relay.Options{
 		Source: sourceOptions(c), Tables: tables(c), Kafka: kafkaOptions(c), Store: s,
 		Create: c.Source.Create, ExistingRows: c.Source.ExistingRows == "publish",
-		MaxBufferedBytes: c.Kafka.MaxBufferedBytes, CheckpointEvery: c.Checkpoint.Interval, DrainTimeout: drainTimeout,
+		MaxBufferedBytes: max(1, c.Kafka.MaxBufferedBytes/2), // the client's requests take the other half
+		CheckpointEvery:  c.Checkpoint.Interval, DrainTimeout: drainTimeout,
 		ResumeDedupe: c.Delivery.ResumeDedupe,
 		OnPoison:     relay.Policy(c.Delivery.OnPoison), DeadLetterTopic: c.Delivery.DeadLetterTopic,
 		ParkDSN: string(c.Source.AdminDSN),

@@ -26,8 +26,8 @@ import (
 // Delivery is one event between its hand-over and its acknowledgement.
 type Delivery struct {
 	Event decode.Event
-	// Owner is the caller's; it comes back untouched.
-	Owner any
+	// Owner and Slab are the caller's; they come back untouched.
+	Owner, Slab any
 	// Partition and Offset are where the record is, once acknowledged.
 	Partition int32
 	Offset    int64
@@ -41,7 +41,7 @@ type Delivery struct {
 // payloads; the owner calls it when the delivery has come back. (The client may still look at the record's context: it
 // watches the one of a topic's first record from a goroutine of its own.)
 func (d *Delivery) Release() {
-	d.Event, d.Owner, d.topic, d.record = decode.Event{}, nil, nil, kgo.Record{}
+	d.Event, d.Owner, d.Slab, d.topic, d.record = decode.Event{}, nil, nil, nil, kgo.Record{}
 }
 
 // Publisher hands events to Kafka. Publish, Prepare and Known belong to one goroutine; the others may be called from
@@ -58,8 +58,9 @@ type Publisher struct {
 	stopped     atomic.Bool
 	lenient     atomic.Bool
 
-	mu     sync.Mutex // guards topics and what is in them
+	mu     sync.Mutex // guards what follows, and what is in it
 	topics map[string]*topic
+	moved  []string // the topics whose ends have moved since Ends was called
 }
 
 // topic is what the publisher knows of a topic.
@@ -70,6 +71,7 @@ type topic struct {
 	maxMessageBytes int32
 	base            map[int32]int64 // partition: where it ended when the topic was prepared
 	ends            map[int32]int64 // partition: the offset after the last acknowledged record
+	moved           bool            // it is in the publisher's list
 
 	rejected error // why nothing can be published here; nil for a good topic
 	lookedAt time.Time
@@ -103,6 +105,10 @@ func Open(o Options, acked func(*Delivery, error)) (*Publisher, error) {
 			d.Partition, d.Offset = r.Partition, r.Offset
 			p.mu.Lock()
 			d.topic.ends[r.Partition] = r.Offset + 1
+			if !d.topic.moved {
+				d.topic.moved = true
+				p.moved = append(p.moved, d.topic.name)
+			}
 			p.mu.Unlock()
 		}
 		acked(d, err)
@@ -191,16 +197,19 @@ func (p *Publisher) AdoptPartitions(each func(topic string, from, to int32)) {
 	}
 }
 
-// Ends returns, for each partition that this publisher has written to, the offset after its last acknowledged record.
+// Ends returns the offset after the last acknowledged record of each partition that this publisher has written to, for the
+// topics in which that has changed since the last call: with ten thousand topics, all of them would be too many each time.
 func (p *Publisher) Ends() map[string]map[int32]int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	ends := make(map[string]map[int32]int64, len(p.topics))
-	for name, t := range p.topics {
-		if len(t.ends) > 0 {
+	ends := make(map[string]map[int32]int64, len(p.moved))
+	for _, name := range p.moved {
+		if t := p.topics[name]; len(t.ends) > 0 { // none, if the topic was deleted and created again meanwhile
 			ends[name] = maps.Clone(t.ends)
+			t.moved = false
 		}
 	}
+	p.moved = nil
 	return ends
 }
 

@@ -237,12 +237,18 @@ func TestBaseAndEndsTellWhereThisPublisherHasWritten(t *testing.T) {
 	out.hand(append(events(1, 3, 2), event("t", 0, 0))...)
 	out.mustAck(3)
 	want := map[string]map[int32]int64{"t": {0: 1, 1: 5}}
-	if ends := out.Ends(); !reflect.DeepEqual(ends, want) {
+	ends := out.Ends()
+	if !reflect.DeepEqual(ends, want) {
 		t.Errorf("Ends() = %v, want %v", ends, want)
 	}
-	ends := out.Ends()
+	if again := out.Ends(); len(again) != 0 {
+		t.Errorf("Ends() = %v, and nothing has changed", again)
+	}
 	ends["t"][0] = 99 // is the caller's
 	out.prepare("t")  // again, and what is known stays
+	out.hand(events(1, 5, 1)...)
+	out.mustAck(4)
+	want["t"][1] = 6
 	if ends := out.Ends(); !reflect.DeepEqual(ends, want) {
 		t.Errorf("Ends() = %v after another Prepare, want %v", ends, want)
 	}

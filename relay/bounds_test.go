@@ -1,6 +1,8 @@
 package relay_test
 
 import (
+	"context"
+	"errors"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -8,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/tidemark/tidemark/checkpoint"
 	"github.com/tidemark/tidemark/relay"
 )
 
@@ -35,6 +38,49 @@ func TestNoMoreIsReadThanMayBeInFlight(t *testing.T) {
 	}
 	slow.Store(false)
 	mustArriveInOrder(t, b.records("outbox.event.order", 5000))
+	r.stop()
+}
+
+// refusing is a store that takes nothing while full.
+type refusing struct {
+	relay.Store
+	full atomic.Bool
+}
+
+func (s *refusing) Save(ctx context.Context, c *checkpoint.Checkpoint, holder string) error {
+	if s.full.Load() {
+		return errors.New("disk full")
+	}
+	return s.Store.Save(ctx, c, holder)
+}
+
+// TestNoMoreIsReadBeyondTheCheckpointThanMayBe: a store that does not work for hours must not leave more behind than a
+// successor can look for.
+func TestNoMoreIsReadBeyondTheCheckpointThanMayBe(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	const limit = 20
+	store := &refusing{Store: b.store}
+	b.options.Store, b.options.MaxBehind = store, limit
+	b.insert(1) // there before the slot
+	r := b.start()
+	b.insert(1)
+	b.records("outbox.event.order", 2)
+	store.full.Store(true)
+	for range 3 * limit {
+		b.insert(1)
+	}
+	n := 0
+	eventually(t, "no more is published", func() bool {
+		before := n
+		n = len(b.read("outbox.event.order", limit))
+		return n == before
+	})
+	if n < limit || n > 2+limit {
+		t.Errorf("%d events are published while the store takes nothing, and at most %d transactions may be", n-2, limit)
+	}
+	store.full.Store(false)
+	mustArriveInOrder(t, b.records("outbox.event.order", 2+3*limit))
 	r.stop()
 }
 

@@ -144,6 +144,16 @@ func eventually(t *testing.T, what string, ok func() bool) {
 // records reads the topic until it has n records, and then makes sure that no more come.
 func (b *bench) records(topic string, n int) []*kgo.Record {
 	b.t.Helper()
+	records := b.read(topic, n)
+	if len(records) != n {
+		b.t.Fatalf("topic %s has %d records, want %d", topic, len(records), n)
+	}
+	return records
+}
+
+// read reads the topic until it has n records, and what comes within a moment after that.
+func (b *bench) read(topic string, n int) []*kgo.Record {
+	b.t.Helper()
 	client, err := kgo.NewClient(kgo.SeedBrokers(b.cluster.ListenAddrs()...), kgo.ConsumeTopics(topic),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.MetadataMinAge(10*time.Millisecond), kgo.UnknownTopicRetries(-1))
 	if err != nil {
@@ -160,9 +170,6 @@ func (b *bench) records(topic string, n int) []*kgo.Record {
 		poll(time.Second)
 	}
 	poll(200 * time.Millisecond)
-	if len(records) != n {
-		b.t.Fatalf("topic %s has %d records, want %d", topic, len(records), n)
-	}
 	return records
 }
 

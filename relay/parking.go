@@ -26,6 +26,7 @@ type parked struct {
 	event park.Event
 	tx    *checkpoint.Transaction
 	bytes int
+	slab  *slab
 }
 
 const (
@@ -86,7 +87,7 @@ func (p *path) parkLater(d *publish.Delivery, reason error) {
 		e.Reason = reason.Error()
 	}
 	tx := d.Owner.(*checkpoint.Transaction) //nolint:forcetypeassert // row put it there
-	p.parking.waiting = append(p.parking.waiting, parked{e, tx, d.Event.Bytes()})
+	p.parking.waiting = append(p.parking.waiting, parked{e, tx, d.Event.Bytes(), slabOf(d)})
 	if d.Event.Key != nil {
 		p.parking.keys[keyOf(&d.Event)] = true
 	}
@@ -110,7 +111,7 @@ func (p *path) parkAside() error {
 		if err == nil {
 			waiting[i].tx.Acked()
 		}
-		p.flying.remove(waiting[i].bytes)
+		p.flying.remove(waiting[i].bytes, waiting[i].slab)
 	}
 	p.status.addParked(int64(len(waiting)))
 	return err
@@ -241,7 +242,7 @@ func (p *path) tryAlone(ev decode.Event) (refused, err error) {
 	if refused := p.pub.Check(&one[0]); refused != nil {
 		return refused, p.stillTrue(&one[0], refused)
 	}
-	p.flying.add(ev.Bytes())
+	p.flying.add(ev.Bytes(), nil)
 	return p.publishOne(one)
 }
 

@@ -42,7 +42,9 @@ type path struct {
 	present   *publish.Present // beyond the checkpoint and in Kafka already; nil when that is behind us
 	parking   parking
 	burst     []publish.Delivery // events that are to be handed over together
+	slab      *slab              // in which they lie
 	lastBurst time.Time
+	count     uint64 // how many transactions the tracker has been told of
 
 	alone   atomic.Bool // one event is in flight, and it may be rejected
 	verdict error       // on it; written before it leaves the account of flying, read after
@@ -55,7 +57,10 @@ const (
 	// burstInterval is how long events gather while they keep coming. An event that comes later than that after the
 	// last burst leaves at once.
 	burstInterval = time.Millisecond
-	burstEvents   = 512
+	burstEvents   = 128
+	// maxBehind is the default of Options.MaxBehind: what is acknowledged and not stored, because an event before it is not
+	// acknowledged or the store does not work, takes memory in the tracker, and in a successor that has to look for it.
+	maxBehind = 250_000
 )
 
 // stream is the path of a row, from the log to the producer, until an error. What comes back from there is acked's, and
@@ -129,6 +134,7 @@ func (p *path) begin() error {
 	case commit > p.begun && p.tx == nil:
 		p.begun, p.again = commit, false
 		p.tx = p.tracker.Begin(commit)
+		p.count++
 	case commit > p.begun:
 		return fmt.Errorf("%w: the stream was cut inside the transaction that commits at %s, and goes on without its end, at %s",
 			errDecode, p.begun, commit)
@@ -160,8 +166,8 @@ func (p *path) row(d *publish.Delivery) error {
 		p.tx.Acked()
 		return nil
 	}
-	d.Owner = p.tx
-	p.flying.add(ev.Bytes())
+	d.Owner, d.Slab = p.tx, p.slab
+	p.flying.add(ev.Bytes(), p.slab)
 	p.burst = p.burst[:len(p.burst)+1]
 	if p.inDoubt(ev.Position) {
 		return p.handOver()
@@ -188,7 +194,7 @@ func (p *path) alreadyThere(ev *decode.Event) bool {
 // nextDelivery returns the burst's next free place. Deliveries are never moved: the producer holds pointers to them.
 func (p *path) nextDelivery() *publish.Delivery {
 	if len(p.burst) == cap(p.burst) {
-		p.burst = make([]publish.Delivery, 0, burstEvents)
+		p.burst, p.slab = make([]publish.Delivery, 0, burstEvents), &slab{}
 	}
 	return &p.burst[: len(p.burst)+1 : cap(p.burst)][len(p.burst)]
 }
@@ -276,10 +282,16 @@ func (p *path) publish(batch []publish.Delivery) {
 	p.abandon(batch[taken:])
 }
 
+// slabOf returns the slab in which row has put the delivery; nil if it comes from elsewhere.
+func slabOf(d *publish.Delivery) *slab {
+	s, _ := d.Slab.(*slab)
+	return s
+}
+
 // abandon takes deliveries that will not be handed over out of the account.
 func (p *path) abandon(batch []publish.Delivery) {
 	for i := range batch {
-		p.flying.remove(batch[i].Event.Bytes())
+		p.flying.remove(batch[i].Event.Bytes(), slabOf(&batch[i]))
 	}
 }
 
@@ -368,15 +380,18 @@ func (p *path) hold(ctx context.Context, done <-chan struct{}) error {
 	}
 }
 
+// full reports whether no more should be read.
+func (p *path) full() bool { return p.flying.full() || p.count >= p.store.count.Load()+p.MaxBehind }
+
 // awaitRoom waits until less is in flight than may be.
 func (p *path) awaitRoom() error {
-	if !p.flying.full() {
+	if !p.full() {
 		return nil
 	}
 	if err := p.handOver(); err != nil { // what is not handed over is never acknowledged
 		return err
 	}
-	for p.flying.full() {
+	for p.full() {
 		if err := p.hold(p.ctx, p.flying.room); err != nil {
 			return err
 		}
@@ -387,7 +402,7 @@ func (p *path) awaitRoom() error {
 // acked is called by the producer for each event that it is done with. It must not block.
 func (p *path) acked(d *publish.Delivery, err error) {
 	ev := &d.Event
-	bytes := ev.Bytes()
+	bytes, slab := ev.Bytes(), slabOf(d)
 	switch {
 	case err == nil:
 		p.Metrics.published(ev)
@@ -407,5 +422,5 @@ func (p *path) acked(d *publish.Delivery, err error) {
 		p.fail(err) // the event stays unacknowledged, so nothing behind it becomes safe
 	}
 	d.Release()
-	p.flying.comeBack(bytes)
+	p.flying.comeBack(bytes, slab)
 }

@@ -63,7 +63,7 @@ func (p *path) publishAlone(one []publish.Delivery) error {
 	if err != nil || refused == nil {
 		return err
 	}
-	p.flying.add(suspect.Event.Bytes())
+	p.flying.add(suspect.Event.Bytes(), nil)
 	if err := p.setAside(&suspect, refused); err != nil {
 		return err
 	}
@@ -104,7 +104,7 @@ func (p *path) setAside(d *publish.Delivery, reason error) error {
 		return nil
 	default:
 		err := &PoisonError{Event: *ev, Reason: reason}
-		p.flying.remove(ev.Bytes())
+		p.flying.remove(ev.Bytes(), slabOf(d))
 		return err
 	}
 }
@@ -112,7 +112,7 @@ func (p *path) setAside(d *publish.Delivery, reason error) error {
 // deadLetter publishes the event to the dead letter topic, with headers that say what it was. One that is too large even
 // there goes without its payload, which is still in the table.
 func (p *path) deadLetter(d *publish.Delivery, reason error) error {
-	p.flying.remove(d.Event.Bytes())
+	p.flying.remove(d.Event.Bytes(), slabOf(d))
 	if err := p.prepareTopics([]string{p.DeadLetterTopic}); err != nil {
 		return err
 	}
@@ -127,7 +127,7 @@ func (p *path) deadLetter(d *publish.Delivery, reason error) error {
 	if refused != nil {
 		return &PoisonError{Event: d.Event, Reason: fmt.Errorf("%w, and not as a dead letter either: %w", reason, refused)}
 	}
-	p.flying.add(ev.Bytes())
+	p.flying.add(ev.Bytes(), nil)
 	refused, err := p.publishOne(letter)
 	if err == nil && refused != nil {
 		err = &PoisonError{Event: d.Event, Reason: fmt.Errorf("%w, and Kafka refuses the dead letter: %w", reason, refused)}

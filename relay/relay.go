@@ -4,6 +4,7 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,9 +26,10 @@ type Options struct {
 	Kafka  publish.Options
 	Store  Store
 
-	Create           bool // publication and slot may be created on the first start
-	ExistingRows     bool // publish the rows that were there before the slot
-	MaxBufferedBytes int64
+	Create           bool   // publication and slot may be created on the first start
+	ExistingRows     bool   // publish the rows that were there before the slot
+	MaxBufferedBytes int64  // of events; the client's requests, into which they are copied, may take as much again
+	MaxBehind        uint64 // how many transactions may be read beyond what is stored; 0 is 250,000
 	CheckpointEvery  time.Duration
 	DrainTimeout     time.Duration // how long a stop waits for acknowledgements
 	ResumeDedupe     bool          // at a start, look in Kafka for what was published behind the checkpoint, and drop it
@@ -60,6 +62,7 @@ type Relay struct {
 
 // New returns a relay that does nothing until Run.
 func New(o Options) *Relay {
+	o.MaxBehind = cmp.Or(o.MaxBehind, maxBehind)
 	return &Relay{Options: o, setAsideLog: o.Log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Minute})}
 }
 

@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,14 +27,19 @@ type storing struct {
 	saved  time.Time
 	cuts   []cut // oldest first
 
-	lsn atomic.Uint64 // stored.LSN; the reading goroutine may not wait for a disk
+	lsn   atomic.Uint64 // stored.LSN; the reading goroutine may not wait for a disk
+	count atomic.Uint64 // how many transactions of this term are before it
 }
 
-// cut says that events which commit later than behind lie at or beyond offsets, in every partition.
+// cut says that events which commit later than behind lie at or beyond offsets, in the partitions in which offsets are other
+// than those of the cut before.
 type cut struct {
 	behind  pglogrepl.LSN
 	offsets checkpoint.Offsets
 }
+
+// maxCuts is how many are kept. They are many when a transaction is not safe for long while later ones are.
+const maxCuts = 8
 
 func newStoring(store Store, stored checkpoint.Checkpoint, writer string) *storing {
 	s := &storing{store: store, stored: stored, writer: writer}
@@ -111,10 +117,23 @@ func (s *storing) cutAt(behind pglogrepl.LSN, offsets checkpoint.Offsets) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if n := len(s.cuts); n > 0 && s.cuts[n-1].behind == behind {
-		s.cuts[n-1].offsets = offsets
+		s.cuts[n-1].offsets = overlay(s.cuts[n-1].offsets, offsets)
 		return
 	}
 	s.cuts = append(s.cuts, cut{behind, offsets})
+	if len(s.cuts) <= maxCuts {
+		return
+	}
+	// Half of them serve as well: each second one takes in the one before it.
+	kept := s.cuts[:0]
+	for i := 0; i+1 < len(s.cuts); i += 2 {
+		kept = append(kept, cut{s.cuts[i+1].behind, overlay(s.cuts[i].offsets, s.cuts[i+1].offsets)})
+	}
+	if len(s.cuts)%2 == 1 {
+		kept = append(kept, s.cuts[len(s.cuts)-1])
+	}
+	clear(s.cuts[len(kept):])
+	s.cuts = kept
 }
 
 // idleEvery is how often a checkpoint is stored that has nothing new but the end of the log. A store in the source's own
@@ -139,16 +158,25 @@ func (s *storing) advance(ctx context.Context, mark checkpoint.Mark) error {
 	if mark.End <= pglogrepl.LSN(current.LSN) || current.State != checkpoint.Streaming {
 		return nil
 	}
-	return s.change(ctx, func(c *checkpoint.Checkpoint) {
+	err := s.change(ctx, func(c *checkpoint.Checkpoint) {
 		c.LSN = checkpoint.LSN(mark.End)
 		if mark.Events > 0 {
 			c.Position = positionOf(mark)
 		}
-		for len(s.cuts) > 0 && s.cuts[0].behind < mark.End {
-			c.Offsets = overlay(c.Offsets, s.cuts[0].offsets)
-			s.cuts = s.cuts[1:]
+		for _, cut := range s.cuts {
+			if cut.behind < mark.End {
+				c.Offsets = overlay(c.Offsets, cut.offsets)
+			}
 		}
 	})
+	if err != nil {
+		return err
+	}
+	s.count.Store(mark.Count)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cuts = slices.DeleteFunc(s.cuts, func(c cut) bool { return c.behind < mark.End })
+	return nil
 }
 
 // overlay returns old with what is newer put over it.
@@ -184,6 +212,7 @@ func (p *path) save(ctx context.Context, all bool) error {
 		return err
 	}
 	p.status.stored(p.store.confirmable())
+	p.flying.wake()
 	return nil
 }
 

@@ -3,7 +3,10 @@ package relay
 import (
 	"context"
 	"errors"
+	"maps"
 	"testing"
+
+	"github.com/jackc/pglogrepl"
 
 	"github.com/tidemark/tidemark/checkpoint"
 )
@@ -98,5 +101,56 @@ func TestOnlyTheEndOfTheLogCanWait(t *testing.T) {
 	s.saved = s.saved.Add(-idleEvery)
 	if s.canWait(checkpoint.Mark{End: 99, Commit: 80, Events: 2}) {
 		t.Error("it waits for ever")
+	}
+}
+
+// TestCutsAreFewHoweverLongATransactionWaits: what is stored is never beyond the cut that has been passed, and is close to it.
+func TestCutsAreFewHoweverLongATransactionWaits(t *testing.T) {
+	t.Parallel()
+	const cuts = 1000
+	for safe := pglogrepl.LSN(1); safe <= cuts+1; safe += 50 {
+		store := &memory{}
+		s := newStoring(store, checkpoint.Checkpoint{}, "me")
+		for i := range int64(cuts) {
+			partition := int32(i % 10)                                         //nolint:gosec // small
+			s.cutAt(pglogrepl.LSN(i), checkpoint.Offsets{"t": {partition: i}}) //nolint:gosec // small
+			if len(s.cuts) > maxCuts {
+				t.Fatalf("%d cuts are kept", len(s.cuts))
+			}
+		}
+		if err := s.advance(t.Context(), checkpoint.Mark{End: safe}); err != nil {
+			t.Fatal(err)
+		}
+		for partition, offset := range store.saved.Offsets["t"] {
+			if offset >= int64(safe) { //nolint:gosec // small
+				t.Errorf("safe at %d: the offset of partition %d is %d", safe, partition, offset)
+			}
+		}
+		if end := store.saved.Offsets["t"][9]; safe == cuts+1 && end != cuts-1 {
+			t.Errorf("everything is safe, and partition 9 is stored with %d", end)
+		}
+		if err := s.advance(t.Context(), checkpoint.Mark{End: cuts + 1}); err != nil || len(s.cuts) != 0 {
+			t.Fatalf("%d cuts are left, %v", len(s.cuts), err)
+		}
+		for partition := range int32(10) {
+			if got, want := store.saved.Offsets["t"][partition], int64(cuts-10+partition); got != want {
+				t.Errorf("the offset of partition %d is %d, want %d", partition, got, want)
+			}
+		}
+	}
+}
+
+func TestCutsOutliveAStoreThatFails(t *testing.T) {
+	t.Parallel()
+	store := &memory{err: errors.New("disk full")}
+	s := newStoring(store, checkpoint.Checkpoint{}, "me")
+	s.cutAt(5, checkpoint.Offsets{"t": {0: 5}})
+	s.cutAt(5, checkpoint.Offsets{"t": {1: 9}}) // what has changed meanwhile
+	if err := s.advance(t.Context(), checkpoint.Mark{End: 6, Count: 1}); err == nil || s.count.Load() != 0 {
+		t.Errorf("%v, %d transactions are stored", err, s.count.Load())
+	}
+	store.err = nil
+	if err := s.advance(t.Context(), checkpoint.Mark{End: 7, Count: 2}); err != nil || s.count.Load() != 2 || !maps.Equal(store.saved.Offsets["t"], map[int32]int64{0: 5, 1: 9}) {
+		t.Errorf("%v, %d transactions are stored, with %v", err, s.count.Load(), store.saved.Offsets)
 	}
 }

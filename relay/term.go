@@ -18,7 +18,8 @@ import (
 // newPath opens what a term needs besides the source.
 func (r *Relay) newPath(ctx context.Context, l *lead) (*path, error) {
 	p := &path{
-		Relay: r, source: SourceName(l.conn.System, r.Source.Slot), decoder: l.decoder, flying: newFlying(r.MaxBufferedBytes),
+		Relay: r, source: SourceName(l.conn.System, r.Source.Slot), decoder: l.decoder,
+		flying:  newFlying(r.MaxBufferedBytes),
 		tracker: checkpoint.NewTracker(checkpoint.Mark{End: l.start}),
 		store:   newStoring(r.Store, l.stored, rand.Text()),
 	}
@@ -197,6 +198,7 @@ func (p *path) publishExisting(l *lead) error {
 	at := time.Now()
 	said := at
 	p.tx = p.tracker.Begin(0)
+	p.count++
 	var n uint64
 	for _, table := range p.Tables {
 		var existing *decode.Existing

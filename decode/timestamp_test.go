@@ -89,3 +89,50 @@ func TestTimestamptzHeader(t *testing.T) {
 		t.Errorf("a timestamp as a header: %q", got)
 	}
 }
+
+// FuzzParseTimestamp holds the parser against the time package's, which knows the same forms and is more lenient.
+func FuzzParseTimestamp(f *testing.F) {
+	for _, s := range []string{
+		"2026-11-22 10:00:00", "2026-11-22 10:00:00.123456+00", "2026-11-22 10:00:00+05:30", "1066-10-14 09:00:00-00:01:15",
+		"2024-02-29 23:59:59.5-08", "0001-01-01 00:00:00+15:59:59", "9999-12-31 23:59:59.999999", "infinity", "0044-03-15 12:00:00+00 BC",
+	} {
+		f.Add([]byte(s))
+	}
+	layouts := []string{
+		"2006-01-02 15:04:05", "2006-01-02 15:04:05-07", "2006-01-02 15:04:05-07:00", "2006-01-02 15:04:05-07:00:00",
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		got, ok := parseTimestamp(text)
+		var want time.Time
+		known := false
+		for _, layout := range layouts {
+			if at, err := time.Parse(layout, string(text)); err == nil {
+				want, known = at.UTC(), true
+			}
+		}
+		if ok && (got.Year() < 1 || got.Year() > 9999) {
+			t.Fatalf("%q is read as %s", text, got)
+		}
+		// The time package reads no offset beyond 24 hours, which Postgres does not write, and carries nothing over.
+		if ok && known && !got.Equal(want) {
+			t.Fatalf("%q is read as %s, and is %s", text, got, want)
+		}
+		if header := appendInstant(nil, text); ok != (string(header) == got.Format("2006-01-02T15:04:05.000000Z")) && string(header) != string(text) {
+			t.Fatalf("%q is written as %q", text, header)
+		}
+		if _, err := recordTimestamp(text); (err == nil) != (ok && got.Unix() >= 0) {
+			t.Fatalf("%q: %v", text, err)
+		}
+		if at, err := recordMillis(text); err == nil && fmt.Sprint(at.UnixMilli()) != trimZeros(string(text)) {
+			t.Fatalf("%q is read as %d ms", text, at.UnixMilli())
+		}
+	})
+}
+
+// trimZeros removes zeros that lead a number.
+func trimZeros(digits string) string {
+	for len(digits) > 1 && digits[0] == '0' {
+		digits = digits[1:]
+	}
+	return digits
+}

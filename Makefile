@@ -8,13 +8,14 @@ FUZZTIME ?= 10s
 BENCHTIME ?= 1s
 BENCH ?= .
 TRIALS_FLAGS ?=
+MEMORY_FLAGS ?=
 DEMO_FLAGS ?=
 
 # The linter is a tool of its own module: tools/go.mod is its pin, tools/go.sum its checksums. Go builds it once
 # (minutes) and keeps it in the build cache.
 GOLANGCI_LINT := go tool -modfile=tools/go.mod golangci-lint
 
-.PHONY: help build test race lint fmt fuzz trials bench demo ci
+.PHONY: help build test race lint fmt fuzz trials memory bench demo ci
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +41,9 @@ fuzz: ## each fuzz target for FUZZTIME (10s)
 
 trials: ## the long crash trials, with TRIALS_FLAGS
 	go run ./test/trials $(TRIALS_FLAGS)
+
+memory: ## the most memory that is taken, in each case that could take much, with MEMORY_FLAGS
+	go run ./test/memory $(MEMORY_FLAGS)
 
 bench: ## the benchmarks that match BENCH, for BENCHTIME (1s) each
 	go test -run '^$$' -bench '$(BENCH)' -benchmem -benchtime $(BENCHTIME) ./...

@@ -14,22 +14,22 @@ import (
 // stay where they are until adopt, which is called when nothing is under way. So the records of a key are never under
 // way to two partitions at once.
 type partitioner struct {
-	keyed kgo.Partitioner
-	moved atomic.Bool // some topic has another number of partitions than its keys are reduced to
+	keyed kgo.TopicPartitioner // serves all topics: of keys it remembers nothing
+	moved atomic.Bool          // some topic has another number of partitions than its keys are reduced to
 
 	mu     sync.Mutex
 	topics map[string]*topicPartitioner
 }
 
 func newPartitioner() *partitioner {
-	return &partitioner{keyed: kgo.StickyKeyPartitioner(nil), topics: map[string]*topicPartitioner{}}
+	return &partitioner{keyed: kgo.StickyKeyPartitioner(nil).ForTopic(""), topics: map[string]*topicPartitioner{}}
 }
 
 // ForTopic implements kgo.Partitioner.
 func (p *partitioner) ForTopic(topic string) kgo.TopicPartitioner {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	t := &topicPartitioner{TopicPartitioner: p.keyed.ForTopic(topic), moved: &p.moved}
+	t := &topicPartitioner{keyed: p.keyed, moved: &p.moved}
 	if before := p.topics[topic]; before != nil {
 		t.reduced.Store(before.reduced.Load())
 	}
@@ -60,7 +60,8 @@ func (p *partitioner) adopt() []moved {
 }
 
 type topicPartitioner struct {
-	kgo.TopicPartitioner
+	keyed   kgo.TopicPartitioner
+	sticky  kgo.TopicPartitioner // for records without a key; nil before the first, because it takes 5 KB
 	moved   *atomic.Bool
 	reduced atomic.Int32 // what keys are reduced to; 0 before the first
 	seen    atomic.Int32 // how many partitions there were at the last look
@@ -68,7 +69,7 @@ type topicPartitioner struct {
 
 // RequiresConsistency implements kgo.TopicPartitioner.
 func (p *topicPartitioner) RequiresConsistency(r *kgo.Record) bool {
-	return chosenPartition(r) >= 0 || p.TopicPartitioner.RequiresConsistency(r)
+	return chosenPartition(r) >= 0 || r.Key != nil
 }
 
 // Partition implements kgo.TopicPartitioner. Check has found that a partition which the event names is there.
@@ -76,8 +77,11 @@ func (p *topicPartitioner) Partition(r *kgo.Record, n int) int {
 	if chosen := chosenPartition(r); chosen >= 0 {
 		return int(chosen)
 	}
-	if !p.TopicPartitioner.RequiresConsistency(r) {
-		return p.TopicPartitioner.Partition(r, n) // n counts the partitions that can be written to
+	if r.Key == nil {
+		if p.sticky == nil {
+			p.sticky = kgo.StickyPartitioner().ForTopic("")
+		}
+		return p.sticky.Partition(r, n) // n counts the partitions that can be written to
 	}
 	now := int32(n) //nolint:gosec // Kafka counts partitions in 32 bits
 	reduced := p.reduced.Load()
@@ -89,12 +93,12 @@ func (p *topicPartitioner) Partition(r *kgo.Record, n int) int {
 		p.seen.Store(now)
 		p.moved.Store(true)
 	}
-	return p.TopicPartitioner.Partition(r, int(min(reduced, now)))
+	return p.keyed.Partition(r, int(min(reduced, now)))
 }
 
 // OnNewBatch passes on what the sticky partitioner wants to know for records without a key.
 func (p *topicPartitioner) OnNewBatch() {
-	if sticky, ok := p.TopicPartitioner.(kgo.TopicPartitionerOnNewBatch); ok {
+	if sticky, ok := p.sticky.(kgo.TopicPartitionerOnNewBatch); ok {
 		sticky.OnNewBatch()
 	}
 }

@@ -32,7 +32,7 @@ type Postgres struct {
 	conn   *pgx.Conn // nil, or perhaps closed
 	role   string    // who is connected, for advice
 	table  bool      // on this connection the table has been seen
-	last   *row      // what this store has written last, nil if that is not known
+	last   *row      // what this store has written last, nil if nothing yet
 	closed bool
 }
 
@@ -130,8 +130,7 @@ func (p *Postgres) Save(ctx context.Context, c *Checkpoint, holder string) error
 		if err := p.ensureTable(ctx); err != nil {
 			return err
 		}
-		seen := p.last
-		p.last = nil // until it is known again
+		seen := p.last // if it is not there any more, nothing is replaced
 		for {
 			if seen == nil || seen.writer != holder {
 				stored, r, err := p.load(ctx)
@@ -181,7 +180,6 @@ func (p *Postgres) Replace(ctx context.Context, c *Checkpoint, now time.Time) (k
 		if err := p.ensureTable(ctx); err != nil {
 			return err
 		}
-		p.last = nil
 		return pgx.BeginFunc(ctx, p.conn, func(tx pgx.Tx) error {
 			tag, err := tx.Exec(ctx, "update "+tableName+" set slot = $3 where database = $1 and slot = $2", p.o.Database, p.o.Slot, slot)
 			if err != nil {

@@ -1,7 +1,10 @@
 package test_test
 
 import (
+	"errors"
+	"io/fs"
 	"math/rand/v2"
+	"os"
 	"testing"
 	"time"
 
@@ -9,8 +12,25 @@ import (
 )
 
 // TestCrash kills tidemark again and again under load. Nothing may be lost, and nothing published twice. TIDEMARK_TEST_CRASH_FOR=60s is the long form.
-func TestCrash(t *testing.T) {
-	a := newArena(t)
+func TestCrash(t *testing.T) { crash(t, newArena(t)) }
+
+// TestCrashWithTheCheckpointElsewhere is TestCrash with the checkpoint on the servers: what a relay was doing there when
+// it was killed is not in its successor's way, and the successor finds all that its predecessor had stored.
+func TestCrashWithTheCheckpointElsewhere(t *testing.T) {
+	for _, store := range []string{"postgres", "kafka"} {
+		t.Run(store, func(t *testing.T) {
+			a := newArena(t)
+			a.Config = a.Config.With("TIDEMARK_CHECKPOINT_STORE", store)
+			crash(t, a)
+			if _, err := os.Stat(a.Config.Checkpoint); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("there is a file all the same: %v", err)
+			}
+		})
+	}
+}
+
+func crash(t *testing.T, a *arena) {
+	t.Helper()
 	rng := rand.New(rand.NewPCG(a.seed, 1)) //nolint:gosec // reproducible
 	r := a.startReady()
 	w := a.write(trial.Load{Writers: 6, Rate: 1000})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 
 	"github.com/jackc/pglogrepl"
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -131,7 +132,7 @@ func (p *Publisher) Resume(ctx context.Context, tail Tail) (present *Present, un
 		}
 	}
 	if err := p.fence(ctx, metadata.Topics, tail.Producers); err != nil {
-		if ctx.Err() != nil || kgo.IsRetryableBrokerErr(err) || kerr.IsRetriable(err) {
+		if ctx.Err() != nil || !isRefusal(err) {
 			return nil, nil, err
 		}
 		unfenced = err
@@ -177,6 +178,16 @@ func (p *Publisher) fence(ctx context.Context, topics kadm.TopicDetails, produce
 		}
 	}
 	return nil
+}
+
+// isRefusal reports whether err is a broker's last word on what it was asked to do. Whatever else goes wrong passes, such as
+// the leader of a partition being away, and must not be taken for one.
+func isRefusal(err error) bool {
+	if kafka, ok := errors.AsType[*kerr.Error](err); ok {
+		return !kafka.Retriable
+	}
+	// kgo exports no sentinels for a request that the broker does not know.
+	return err != nil && (strings.Contains(err.Error(), "broker is too old") || strings.Contains(err.Error(), "request key is unknown"))
 }
 
 // tailReader reads the partitions of a tail from their offsets to their ends.

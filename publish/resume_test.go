@@ -2,13 +2,18 @@ package publish
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pglogrepl"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tidemark/tidemark/decode"
@@ -223,4 +228,31 @@ func FuzzTailRecord(f *testing.F) {
 			t.Fatalf("%s is in a set that holds %s alone", next, pos)
 		}
 	})
+}
+
+// TestOnlyARefusalIsTakenForOne: a predecessor that could not be fenced because a broker is away must be fenced later.
+func TestOnlyARefusalIsTakenForOne(t *testing.T) {
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = listener.Close() // so that nobody listens there
+	_, nobody := (&net.Dialer{}).DialContext(t.Context(), "tcp", listener.Addr().String())
+	shard := func(err error) error { return &kadm.ShardErrors{Errs: []kadm.ShardError{{Err: err}}} }
+	for _, test := range []struct {
+		what    string
+		err     error
+		refusal bool
+	}{
+		{"nobody listens", shard(fmt.Errorf("unable to dial: %w", nobody)), false},
+		{"the connection breaks", shard(io.ErrUnexpectedEOF), false},
+		{"no leader", shard(kerr.NotLeaderForPartition), false},
+		{"too few replicas", fmt.Errorf("in t/0: %w", kerr.NotEnoughReplicas), false},
+		{"no right", &kadm.AuthError{Err: kerr.ClusterAuthorizationFailed}, true},
+		{"an old broker", shard(errors.New("broker is too old; the broker has already indicated it will not know how to handle the request")), true},
+	} {
+		if test.err == nil || isRefusal(test.err) != test.refusal {
+			t.Errorf("%s: %v: taken for a refusal: %v", test.what, test.err, isRefusal(test.err))
+		}
+	}
 }

@@ -40,14 +40,29 @@ type entry struct {
 	seq      uint32 // in the order in which its key's transactions commit
 	sum      uint32 // of the payload
 	fate     Fate
-	arrivals uint8 // counts to 255
+	place    Place
+	arrivals uint8 // in its topic; counts to 255
+	letters  uint8 // as a dead letter; the same
+	life     uint8 // which topic of its name it has arrived in
 }
+
+// Place is where an event has to be in the end.
+type Place uint8
+
+// InTopic is the place of an event unless Expect says something else.
+const (
+	InTopic       Place = iota
+	InDeadLetters       // it cannot be published: a dead letter, and nothing else
+	InEither            // it could be published at one time and not at another
+	Nowhere             // it was parked and discarded
+)
 
 // keyState is what the ledger knows of a key.
 type keyState struct {
 	topic, key string
 	next       uint32 // the seq of the event that is registered next
 	last       []lastSeen
+	letters    []lastSeen // in the dead letter topic
 }
 
 // lastSeen is the largest seq that has arrived in a partition.
@@ -83,12 +98,22 @@ type Ledger struct {
 	records    int       // of ours, duplicates included
 	lastNew    time.Time // when an event arrived for the first time, the last time
 	newest     Event     // the highest number that has arrived
+	again      int       // events that have arrived in another topic of the same name, too
+	lives      map[string]uint8
+	letters    string // the dead letter topic
 	found      findings
 }
 
 // New returns an empty ledger. Ledgers with different runs do not know each other's events.
 func New(run uint64) *Ledger {
-	return &Ledger{run: run, names: make(map[[2]string]Key), partitions: make(map[partition]*place)}
+	return &Ledger{run: run, names: make(map[[2]string]Key), partitions: make(map[partition]*place), lives: make(map[string]uint8)}
+}
+
+// DeadLetters enters which topic has the dead letters. It is called before anything arrives.
+func (l *Ledger) DeadLetters(topic string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.letters = topic
 }
 
 // Key returns the number of a record key in a topic.
@@ -140,6 +165,27 @@ func (l *Ledger) Tell(fate Fate, events ...Event) {
 	for _, e := range events {
 		l.setFate(e, fate)
 	}
+}
+
+// Expect enters where an event has to be in the end.
+func (l *Ledger) Expect(place Place, events ...Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range events {
+		l.events[e].place = place
+	}
+}
+
+// Discarded enters that the event of that id was discarded.
+func (l *Ledger) Discarded(id string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e, ok := l.event(id)
+	if !ok {
+		return fmt.Errorf("id %q was never written", id)
+	}
+	l.events[e].place = Nowhere
+	return nil
 }
 
 func (l *Ledger) setFate(e Event, fate Fate) {

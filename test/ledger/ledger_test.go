@@ -32,8 +32,10 @@ type account struct {
 
 func newAccount(t *testing.T) *account {
 	t.Helper()
+	l := ledger.New(7)
+	l.DeadLetters("dead")
 	return &account{
-		Ledger: ledger.New(7), t: t, payload: make(map[ledger.Event]string), keys: make(map[ledger.Event]string),
+		Ledger: l, t: t, payload: make(map[ledger.Event]string), keys: make(map[ledger.Event]string),
 		offsets: make(map[int32]int64),
 	}
 }
@@ -67,6 +69,22 @@ func (a *account) arrive(partition int32, events ...ledger.Event) {
 	}
 }
 
+// letter is the dead letter of an event, at the next offset of their topic.
+func (a *account) letter(e ledger.Event) ledger.Record {
+	r := a.record(deadLetters, e)
+	r.Topic, r.From, r.Error = "dead", topic, "it cannot be published"
+	return r
+}
+
+// deadLetters is where offsets has those of the dead letter topic.
+const deadLetters int32 = 99
+
+func (a *account) die(events ...ledger.Event) {
+	for _, e := range events {
+		a.Arrive(a.letter(e))
+	}
+}
+
 func (a *account) settle() error {
 	return a.Settle(func(yield func(string) error) error {
 		for _, id := range a.table {
@@ -83,7 +101,7 @@ func (a *account) want(counts map[ledger.Finding]int) {
 	a.t.Helper()
 	v := a.Verdict()
 	for _, f := range []ledger.Finding{
-		ledger.Lost, ledger.Doubled, ledger.Misordered, ledger.Phantom, ledger.Damaged, ledger.Backward, ledger.Unstable, ledger.Skipped,
+		ledger.Lost, ledger.Doubled, ledger.Misordered, ledger.Phantom, ledger.Astray, ledger.Damaged, ledger.Backward, ledger.Unstable, ledger.Skipped,
 	} {
 		if v.Count(f) != counts[f] {
 			a.t.Errorf("%d %s, want %d\n%v", v.Count(f), f, counts[f], v.Err())
@@ -221,6 +239,63 @@ func TestEachFindingIsFound(t *testing.T) {
 			a.offsets[0] = 0
 			a.arrive(0, third)
 		}, nil},
+		{"what had arrived before arrives in the new topic, too", func(a *account, first, second, _, third ledger.Event) {
+			a.arrive(0, first, second)
+			a.Forget(topic)
+			a.offsets[0] = 0
+			a.arrive(0, first, second, second, third)
+		}, map[ledger.Finding]int{ledger.Doubled: 1}},
+		{"a dead letter", func(a *account, first, second, _, third ledger.Event) {
+			a.Expect(ledger.InDeadLetters, second)
+			a.arrive(0, first, third)
+			a.die(second)
+		}, nil},
+		{"a dead letter twice", func(a *account, first, second, _, third ledger.Event) {
+			a.Expect(ledger.InDeadLetters, second)
+			a.arrive(0, first, third)
+			a.die(second, second)
+		}, map[ledger.Finding]int{ledger.Doubled: 1}},
+		{"a dead letter that is in its topic, too", func(a *account, first, second, _, third ledger.Event) {
+			a.Expect(ledger.InEither, second)
+			a.arrive(0, first, second, third)
+			a.die(second)
+		}, map[ledger.Finding]int{ledger.Doubled: 1}},
+		{"dead letters out of order", func(a *account, first, second, _, third ledger.Event) {
+			a.Expect(ledger.InEither, first, second)
+			a.arrive(0, third)
+			a.die(second, first)
+		}, map[ledger.Finding]int{ledger.Misordered: 1}},
+		{"a good event among the dead letters, and poison in the topic", func(a *account, first, second, _, third ledger.Event) {
+			a.Expect(ledger.InDeadLetters, third)
+			a.arrive(0, first, third)
+			a.die(second)
+		}, map[ledger.Finding]int{ledger.Astray: 2}},
+		{"dead letters that do not say why, whence, or what", func(a *account, first, second, _, third ledger.Event) {
+			a.Expect(ledger.InDeadLetters, first, second, third)
+			for i, e := range []ledger.Event{first, second, third} {
+				r := a.letter(e)
+				*[]*string{&r.Error, &r.From, &r.ID}[i] = ""
+				a.Arrive(r)
+			}
+		}, map[ledger.Finding]int{ledger.Damaged: 2, ledger.Phantom: 1, ledger.Lost: 1}},
+		{"a dead letter without its payload, which says so or does not", func(a *account, first, second, _, third ledger.Event) {
+			a.Expect(ledger.InDeadLetters, first, second)
+			a.arrive(0, third)
+			r := a.letter(first)
+			r.Value, r.Omitted = nil, true
+			a.Arrive(r)
+			r = a.letter(second)
+			r.Value = nil
+			a.Arrive(r)
+		}, map[ledger.Finding]int{ledger.Damaged: 1}},
+		{"discarded ones, of which one arrives", func(a *account, first, second, _, third ledger.Event) {
+			for _, e := range []ledger.Event{first, second} {
+				if err := a.Discarded(a.ID(e)); err != nil {
+					a.t.Error(err)
+				}
+			}
+			a.arrive(0, first, third)
+		}, map[ledger.Finding]int{ledger.Astray: 1}},
 		{"a partition that was added", func(a *account, first, second, _, third ledger.Event) {
 			a.arrive(0, first, third)
 			a.arrive(1, second) // which of the two partitions is read first says nothing

@@ -112,6 +112,12 @@ func asRecord(r *kgo.Record) Record {
 			out.ID = string(h.Value)
 		case "tidemark-position":
 			out.Position = string(h.Value)
+		case "tidemark-error":
+			out.Error = string(h.Value)
+		case "tidemark-topic":
+			out.From = string(h.Value)
+		case "tidemark-payload-omitted":
+			out.Omitted = true
 		}
 	}
 	return out

@@ -15,18 +15,19 @@ type Finding string
 
 // The findings. Doubled alone is no broken promise where resume dedupe is off.
 const (
-	Lost       Finding = "lost"       // committed, and not in Kafka
-	Doubled    Finding = "doubled"    // arrived more than once
+	Lost       Finding = "lost"       // committed, and not in Kafka, not even as a dead letter
+	Doubled    Finding = "doubled"    // arrived more than once, dead letters included
 	Misordered Finding = "misordered" // arrived for the first time behind a later event of its key, in one partition
 	Phantom    Finding = "phantom"    // in Kafka, and rolled back or never written
+	Astray     Finding = "astray"     // a dead letter that could be published, or in its topic although it was discarded or should be dead
 	Damaged    Finding = "damaged"    // another topic, key or payload than written
-	Backward   Finding = "backward"   // first arrivals of a partition whose positions do not grow
+	Backward   Finding = "backward"   // first arrivals of a partition whose positions do not grow; parked events come later
 	Unstable   Finding = "unstable"   // one event with two positions
 	Skipped    Finding = "skipped"    // offsets that the reader was not shown: an error of the trial, not of the relay
 )
 
 //nolint:gochecknoglobals // the order in which they are told
-var all = []Finding{Lost, Doubled, Misordered, Phantom, Damaged, Backward, Unstable, Skipped}
+var all = []Finding{Lost, Doubled, Misordered, Phantom, Astray, Damaged, Backward, Unstable, Skipped}
 
 const maxExamples = 5
 
@@ -64,6 +65,11 @@ type Record struct {
 	Value     []byte
 	ID        string // header id
 	Position  string // header tidemark-position
+
+	// Headers of a dead letter.
+	Error   string // tidemark-error
+	From    string // tidemark-topic
+	Omitted bool   // tidemark-payload-omitted is there
 }
 
 func (r *Record) where() string {
@@ -92,6 +98,18 @@ func (l *Ledger) Arrive(r Record) {
 	}
 	event := &l.events[e]
 	l.compare(&r, event)
+	if r.Topic == l.letters {
+		l.arriveDead(&r, event)
+		return
+	}
+	life := l.lives[r.Topic]
+	if event.arrivals > 0 && event.life != life {
+		// What a start over finds nothing of, because the topic that had it is gone, is not twice anywhere.
+		event.life = life
+		l.again++
+		l.order(&r, event, &l.keys[event.key].last)
+		return
+	}
 	if event.arrivals > 0 {
 		if event.arrivals < 255 {
 			event.arrivals++
@@ -102,22 +120,46 @@ func (l *Ledger) Arrive(r Record) {
 		}
 		return
 	}
-	event.arrivals, event.commit, event.index = 1, commit, index
-	l.arrived++
-	l.lastNew = time.Now()
-	l.newest = max(l.newest, e)
+	event.arrivals, event.commit, event.index, event.life = 1, commit, index, life
+	l.progress(e)
 	if p.any && (commit < p.commit || commit == p.commit && index <= p.index) {
 		l.found.add(Backward, 1, fmt.Sprintf("%s: event %s has position %s, behind %016x-%08x", r.where(), r.ID, r.Position, p.commit, p.index))
 	}
 	p.any, p.commit, p.index = true, commit, index
-	l.order(&r, event)
+	l.order(&r, event, &l.keys[event.key].last)
+}
+
+// arriveDead enters a dead letter. Those of a key are in order, too.
+func (l *Ledger) arriveDead(r *Record, event *entry) {
+	if event.letters > 0 {
+		l.found.add(Doubled, 1, fmt.Sprintf("%s: event %s (%s) is a dead letter again", r.where(), r.ID, r.Position))
+	}
+	if event.letters < 255 {
+		event.letters++
+	}
+	if event.letters > 1 {
+		return
+	}
+	e, _ := l.event(r.ID) // it is there, or event would not be
+	l.progress(e)
+	l.order(r, event, &l.keys[event.key].letters)
+}
+
+func (l *Ledger) progress(e Event) {
+	l.arrived++
+	l.lastNew = time.Now()
+	l.newest = max(l.newest, e)
 }
 
 // compare holds the record against what was written.
 func (l *Ledger) compare(r *Record, event *entry) {
 	key := &l.keys[event.key]
+	dead := r.Topic == l.letters
 	switch {
-	case r.Topic != key.topic:
+	case dead && (r.From != key.topic || r.Error == ""):
+		l.found.add(Damaged, 1, fmt.Sprintf("%s: the dead letter of event %s says that it was for topic %q, want %s, and the reason is %q", r.where(), r.ID, r.From, key.topic, r.Error))
+	case dead && r.Omitted && len(r.Value) == 0 && string(r.Key) == key.key: // it was too large even there
+	case !dead && r.Topic != key.topic:
 		l.found.add(Damaged, 1, fmt.Sprintf("%s: event %s belongs to topic %s", r.where(), r.ID, key.topic))
 	case string(r.Key) != key.key:
 		l.found.add(Damaged, 1, fmt.Sprintf("%s: event %s has key %q, want %q", r.where(), r.ID, r.Key, key.key))
@@ -127,15 +169,14 @@ func (l *Ledger) compare(r *Record, event *entry) {
 }
 
 // order notes a first arrival behind a later one of its key. Only what shares a partition has an order.
-func (l *Ledger) order(r *Record, event *entry) {
-	key := &l.keys[event.key]
-	i := slices.IndexFunc(key.last, func(s lastSeen) bool { return s.partition == r.Partition })
+func (l *Ledger) order(r *Record, event *entry, seen *[]lastSeen) {
+	i := slices.IndexFunc(*seen, func(s lastSeen) bool { return s.partition == r.Partition })
 	if i < 0 {
-		key.last = append(key.last, lastSeen{partition: r.Partition})
-		i = len(key.last) - 1
+		*seen = append(*seen, lastSeen{partition: r.Partition})
+		i = len(*seen) - 1
 	}
-	if last := &key.last[i]; event.seq < last.seq {
-		l.found.add(Misordered, 1, fmt.Sprintf("%s: event %s is number %d of key %s, and number %d was there before", r.where(), r.ID, event.seq, key.key, last.seq))
+	if last := &(*seen)[i]; event.seq < last.seq {
+		l.found.add(Misordered, 1, fmt.Sprintf("%s: event %s is number %d of key %s, and number %d was there before", r.where(), r.ID, event.seq, l.keys[event.key].key, last.seq))
 	} else {
 		last.seq = event.seq
 	}
@@ -166,13 +207,20 @@ func (l *Ledger) step(topic string, number int32, offset int64) *place {
 	return p
 }
 
-// Forget enters that a topic was deleted and created again: its offsets begin anew. What has arrived has arrived.
+// Forget enters that a topic was deleted and created again: its offsets begin anew, and what has arrived in the old one may
+// arrive in the new one, in order.
 func (l *Ledger) Forget(topic string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.lives[topic]++
 	for name, p := range l.partitions {
 		if name.topic == topic {
-			p.next = 0
+			*p = place{}
+		}
+	}
+	for i := range l.keys {
+		if l.keys[i].topic == topic {
+			l.keys[i].last = nil
 		}
 	}
 }
@@ -218,6 +266,9 @@ type Verdict struct {
 	RolledBack int
 	Arrived    int // events of the table in Kafka
 	Records    int // in Kafka, duplicates included
+	Dead       int // of the table and dead letters
+	Discarded  int // of the table and nowhere, as was asked for
+	Again      int // arrived in a topic that is gone, and in the next one of its name
 	Moved      int // keys that were seen in more than one partition
 	Counts     map[Finding]int
 	Examples   map[Finding][]string
@@ -230,32 +281,35 @@ func (l *Ledger) Missing(topic string) int {
 	n := 0
 	for i := range l.events {
 		e := &l.events[i]
-		if e.fate == Committed && e.arrivals == 0 && (topic == "" || l.keys[e.key].topic == topic) {
+		if e.fate == Committed && !e.done() && (topic == "" || l.keys[e.key].topic == topic) {
 			n++
 		}
 	}
 	return n
 }
 
+// done reports whether an event is where it was brought, wherever that is.
+func (e *entry) done() bool { return e.arrivals > 0 || e.letters > 0 || e.place == Nowhere }
+
 // Verdict compares. It may be called at any time; before Settle it takes the writers' word.
 func (l *Ledger) Verdict() Verdict {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	found := l.found.clone()
-	v := Verdict{Records: l.records}
+	v := Verdict{Records: l.records, Again: l.again}
 	for i := range l.events {
 		event := &l.events[i]
 		id := func() string { return l.ID(Event(i)) } //nolint:gosec // as many as events
 		switch {
-		case event.fate == Committed && event.arrivals == 0:
+		case event.fate == Committed && !event.done():
 			v.Committed++
 			found.add(Lost, 1, fmt.Sprintf("event %s, number %d of key %s", id(), event.seq, l.keys[event.key].key))
 		case event.fate == Committed:
 			v.Committed++
-			v.Arrived++
+			v.count(event, id, &found)
 		case event.fate == RolledBack:
 			v.RolledBack++
-			if event.arrivals > 0 {
+			if event.arrivals > 0 || event.letters > 0 {
 				found.add(Phantom, 1, fmt.Sprintf("event %s of key %s was rolled back", id(), l.keys[event.key].key))
 			}
 		}
@@ -269,6 +323,27 @@ func (l *Ledger) Verdict() Verdict {
 	return v
 }
 
+// count enters where a committed event is, and whether it may be there.
+func (v *Verdict) count(e *entry, id func() string, found *findings) {
+	switch {
+	case e.place == Nowhere:
+		v.Discarded++
+	case e.letters > 0:
+		v.Dead++
+	default:
+		v.Arrived++
+	}
+	topic, dead := e.arrivals > 0, e.letters > 0
+	switch {
+	case topic && dead:
+		found.add(Doubled, 1, fmt.Sprintf("event %s is in its topic and a dead letter", id()))
+	case topic && (e.place == InDeadLetters || e.place == Nowhere):
+		found.add(Astray, 1, fmt.Sprintf("event %s has arrived although it is poison, or was discarded", id()))
+	case dead && (e.place == InTopic || e.place == Nowhere):
+		found.add(Astray, 1, fmt.Sprintf("event %s is a dead letter", id()))
+	}
+}
+
 // Count returns how many there are of a finding.
 func (v Verdict) Count(f Finding) int { return v.Counts[f] }
 
@@ -279,6 +354,14 @@ func (v Verdict) String() string {
 	for _, f := range all {
 		if v.Counts[f] > 0 || slices.Contains(all[:4], f) {
 			fmt.Fprintf(&b, ", %d %s", v.Counts[f], f)
+		}
+	}
+	for _, more := range []struct {
+		n    int
+		what string
+	}{{v.Dead, "dead letters"}, {v.Discarded, "discarded"}, {v.Again, "again in a new topic"}} {
+		if more.n > 0 {
+			fmt.Fprintf(&b, ", %d %s", more.n, more.what)
 		}
 	}
 	if v.Moved > 0 {

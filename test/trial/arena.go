@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -45,20 +46,24 @@ func NewArena(ctx context.Context, o Options) (*Arena, error) {
 	name := config.Database
 	a := &Arena{
 		DSN: o.DSN, Brokers: o.Brokers,
-		Config: Config{Binary: o.Binary, DSN: o.DSN, Slot: name, Brokers: o.Brokers, Checkpoint: filepath.Join(o.Dir, "checkpoint")},
 		Ledger: ledger.New(o.Seed),
 	}
 	if o.Topics == 0 {
 		o.Topics = 3
 	}
 	unique := rand.Uint32() //nolint:gosec // brokers are shared between trials; nothing depends on it
+	a.Config = Config{
+		Binary: o.Binary, DSN: o.DSN, Slot: name, Brokers: o.Brokers, Checkpoint: filepath.Join(o.Dir, "checkpoint"),
+		DeadLetter: fmt.Sprintf("dead-%s-%08x", name, unique),
+	}
+	a.Ledger.DeadLetters(a.Config.DeadLetter)
 	for i := range o.Topics {
 		a.Types = append(a.Types, fmt.Sprintf("%s-%08x-%d", name, unique, i))
 	}
 	if err := a.Exec(ctx, OutboxSQL); err != nil {
 		return nil, err
 	}
-	a.Reader, err = ledger.Read(ctx, a.Ledger, o.Brokers, a.Topics(), o.Reader...)
+	a.Reader, err = ledger.Read(ctx, a.Ledger, o.Brokers, append(a.Topics(), a.Config.DeadLetter), o.Reader...)
 	return a, err
 }
 
@@ -76,7 +81,7 @@ func (a *Arena) Topics() []string {
 
 // Write starts writers.
 func (a *Arena) Write(ctx context.Context, load Load) *Writers {
-	return Write(ctx, a.Ledger, a.DSN, a.Types, load)
+	return Write(ctx, a.Ledger, a.DSN, slices.Concat(a.Types, load.More), load)
 }
 
 // Start starts a tidemark.
@@ -113,7 +118,7 @@ func (a *Arena) Judge(ctx context.Context, patience time.Duration) (ledger.Verdi
 		return ledger.Verdict{}, err
 	}
 	a.Reader.AwaitAll(ctx, patience)
-	if err := a.Reader.AwaitEnd(ctx, a.Topics()...); err != nil {
+	if err := a.Reader.AwaitEnd(ctx, append(a.Topics(), a.Config.DeadLetter)...); err != nil {
 		return ledger.Verdict{}, err
 	}
 	return a.Ledger.Verdict(), nil

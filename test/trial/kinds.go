@@ -101,6 +101,7 @@ func (t *Transaction) rows(n int) []row {
 		key := t.key()
 		payload := t.payload()
 		e := t.w.ledger.Register(key.number, []byte(payload))
+		t.w.ledger.Expect(t.w.load.Place(TopicPrefix+key.aggregate, len(payload)), e)
 		t.w.open = append(t.w.open, e)
 		out[i] = row{id: t.w.ledger.ID(e), aggregate: key.aggregate, key: key.key, kind: "written", payload: payload}
 	}
@@ -120,6 +121,13 @@ func (t *Transaction) key() target {
 	return t.own[t.w.rng.IntN(len(t.own))]
 }
 
+func (t *Transaction) size() int {
+	if n := t.w.huge.Load(); n > 0 && t.w.huge.CompareAndSwap(n, n-1) || t.w.load.Oversize > 0 && t.w.rng.Float64() < t.w.load.Oversize {
+		return t.w.load.Huge(t.w.rng)
+	}
+	return t.w.load.Size(t.w.rng)
+}
+
 // payload makes a JSON object in the form in which Postgres prints it, so that the record's value can be compared. Every
 // other one compresses well, which makes Postgres store a large one compressed; the others do not.
 func (t *Transaction) payload() string {
@@ -128,7 +136,7 @@ func (t *Transaction) payload() string {
 		digits = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ+/"
 	)
 	head := fmt.Sprintf(`{"n": %d, "pad": "`, t.w.rng.Uint32())
-	size := max(0, t.w.load.Size(t.w.rng)-len(head)-2)
+	size := max(0, t.size()-len(head)-2)
 	b := make([]byte, 0, len(head)+size+2)
 	b = append(b, head...)
 	if t.w.rng.IntN(2) == 0 {

@@ -28,6 +28,7 @@ type Config struct {
 	Slot       string
 	Brokers    []string
 	Checkpoint string
+	DeadLetter string            // the dead letter topic
 	Dir        string            // where it runs; default where we do
 	Env        map[string]string // more variables; an empty value takes one away
 	Output     io.Writer         // gets what it writes to stderr, besides Relay.Log
@@ -47,12 +48,13 @@ func (c Config) With(env ...string) Config {
 
 func (c *Config) environ(listen string) []string {
 	env := map[string]string{
-		"TIDEMARK_SOURCE_DSN":      c.DSN,
-		"TIDEMARK_SOURCE_SLOT":     c.Slot,
-		"TIDEMARK_KAFKA_BROKERS":   strings.Join(c.Brokers, ","),
-		"TIDEMARK_CHECKPOINT_PATH": c.Checkpoint,
-		"TIDEMARK_HTTP_LISTEN":     listen,
-		"TIDEMARK_LOG_FORMAT":      "json",
+		"TIDEMARK_SOURCE_DSN":                 c.DSN,
+		"TIDEMARK_SOURCE_SLOT":                c.Slot,
+		"TIDEMARK_KAFKA_BROKERS":              strings.Join(c.Brokers, ","),
+		"TIDEMARK_CHECKPOINT_PATH":            c.Checkpoint,
+		"TIDEMARK_DELIVERY_DEAD_LETTER_TOPIC": c.DeadLetter,
+		"TIDEMARK_HTTP_LISTEN":                listen,
+		"TIDEMARK_LOG_FORMAT":                 "json",
 	}
 	maps.Copy(env, c.Env)
 	var out []string
@@ -107,6 +109,21 @@ func Start(ctx context.Context, c Config) (*Relay, error) {
 		}
 	}
 	return nil, errors.New("start tidemark: no port is free")
+}
+
+// Command runs another command than run to its end, and returns what it has written to stdout. Another exit status than 0
+// is an error.
+func Command(ctx context.Context, c Config, args ...string) (string, error) {
+	c.Args = args
+	r, err := launch(ctx, &c, "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	status, err := r.Wait(time.Minute)
+	if err == nil && status != 0 {
+		err = fmt.Errorf("tidemark %s: exit status %d: %s", strings.Join(args, " "), status, strings.TrimSpace(r.Log()))
+	}
+	return r.Stdout(), err
 }
 
 // Run starts tidemark with the given HTTP address and returns without waiting for anything.

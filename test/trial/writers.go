@@ -19,16 +19,23 @@ import (
 
 // Load says what the writers write. The zero value of a field is the default that is named with it.
 type Load struct {
-	Writers  int     // connections; 4
-	Rate     float64 // rows a second in all; 0 is as fast as it goes
-	Rows     int     // end after about so many; 0 is not before Stop
-	Keys     int     // of each writer; 20
-	Shared   int     // keys that every writer writes to, one at a time; 5
-	RollBack float64 // share of the transactions that are rolled back; 0.05, negative for none
-	Size     Size    // of a payload; Small
-	Kinds    []Kind  // of transactions, each as likely as often as it is in the list; Mixed
+	Writers  int      // connections; 4
+	Rate     float64  // rows a second in all; 0 is as fast as it goes
+	Rows     int      // end after about so many; 0 is not before Stop
+	Keys     int      // of each writer; 20
+	Shared   int      // keys that every writer writes to, one at a time; 5
+	RollBack float64  // share of the transactions that are rolled back; 0.05, negative for none
+	Size     Size     // of a payload; Small
+	Kinds    []Kind   // of transactions, each as likely as often as it is in the list; Mixed
+	More     []string // aggregate types, besides the arena's
+	Oversize float64  // share of the rows that are Huge; none
+	Huge     Size     // 25 to 60 KB
+	Place    Place    // where an event has to be in the end; in its topic
 	Seed     uint64
 }
+
+// Place says where an event has to be in the end, by its topic and the size of its payload.
+type Place func(topic string, size int) ledger.Place
 
 // Size chooses the size of a payload.
 type Size func(*rand.Rand) int
@@ -59,6 +66,7 @@ type Writers struct {
 	group  sync.WaitGroup
 	held   map[string]*sync.RWMutex // by topic: writers hold it for the length of a transaction
 	rows   atomic.Int64
+	huge   atomic.Int64 // rows that are to be Huge, as soon as possible
 	once   sync.Once
 }
 
@@ -102,6 +110,12 @@ func (l *Load) fill() {
 	if l.Size == nil {
 		l.Size = Small
 	}
+	if l.Huge == nil {
+		l.Huge = func(rng *rand.Rand) int { return 25_000 + rng.IntN(35_000) }
+	}
+	if l.Place == nil {
+		l.Place = func(string, int) ledger.Place { return ledger.InTopic }
+	}
 	if len(l.Kinds) == 0 {
 		l.Kinds = Mixed()
 	}
@@ -129,6 +143,9 @@ func (w *Writers) Hold(aggregate string) (release func()) {
 	w.held[aggregate].Lock()
 	return w.held[aggregate].Unlock
 }
+
+// WriteHuge makes the next row Huge.
+func (w *Writers) WriteHuge() { w.huge.Add(1) }
 
 // SetRate changes Load.Rate.
 func (w *Writers) SetRate(rate float64) { w.pace.set(rate) }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -72,8 +73,7 @@ func kafkaFaults() []fault {
 			},
 		},
 		{
-			Name: "topic_recreated", What: "a topic whose records have all been read is deleted and created again; the other topics go on", Alone: true,
-			Twice:  "what was published beyond the checkpoint went away with the topic: a start over finds nothing of it and publishes it again",
+			Name: "topic_recreated", What: "a topic whose records have all been read is deleted and created again; the other topics go on; what was published beyond the checkpoint, a start over publishes in the new topic again", Alone: true,
 			Inject: recreateTopic,
 		},
 		{
@@ -130,14 +130,19 @@ func recreateTopic(ctx context.Context, s *stack) (func() error, error) {
 
 func lowerLimit(ctx context.Context, s *stack) (func() error, error) {
 	topic := trial.TopicPrefix + s.Types[s.rng.IntN(len(s.Types))]
-	set := func(value string) error {
-		_, err := s.admin.AlterTopicConfigs(ctx, []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "max.message.bytes", Value: &value}}, topic)
-		if err != nil {
-			return fmt.Errorf("set max.message.bytes: %w", err)
-		}
-		return nil
+	return func() error { return s.setLimit(ctx, "1000012", topic) }, s.setLimit(ctx, "1500", topic)
+}
+
+// setLimit sets max.message.bytes.
+func (s *stack) setLimit(ctx context.Context, bytes string, topics ...string) error {
+	answers, err := s.admin.AlterTopicConfigs(ctx, []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "max.message.bytes", Value: &bytes}}, topics...)
+	for _, answer := range answers {
+		err = errors.Join(err, answer.Err)
 	}
-	return func() error { return set("1000012") }, set("1500")
+	if err != nil {
+		return fmt.Errorf("set max.message.bytes: %w", err)
+	}
+	return nil
 }
 
 func addPartition(ctx context.Context, s *stack) (func() error, error) {

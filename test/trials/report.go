@@ -109,10 +109,7 @@ median and maximum.
 			continue
 		}
 		sum.add(t)
-		remark := ""
-		if len(t.Exits) > 0 {
-			remark = fmt.Sprintf("%d exits", len(t.Exits))
-		}
+		remark := t.remark()
 		if t.Broken != "" {
 			remark = "**broken**"
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -23,12 +24,18 @@ type fault struct {
 	Hold   time.Duration
 	// Prepare changes the stack before the first start. An error that wraps errSkip says why the trial cannot be run here.
 	Prepare func(ctx context.Context, s *stack) error
+	// Load changes what is written. Finish is called when nothing is written any more, before the ledger judges.
+	Load   func(s *stack, l *trial.Load)
+	Finish func(ctx context.Context, s *stack) error
 
+	Three bool          // on a cluster of three brokers
 	Quick bool          // part of a short run,
 	Short time.Duration // where it is repeated for so long, and injected once at least
 	Alone bool          // not to be mixed with others
-	Exits string        // why tidemark may end by itself, with status 1, until the fault is healed
+	Exits string        // why tidemark may end by itself, with status 1, until the fault is healed,
+	Says  []string      // and what its last word has to contain then
 	Twice string        // why events may arrive twice
+	Late  string        // why events may arrive behind later ones of other keys
 }
 
 // errSkip marks why a trial cannot be run here.
@@ -38,13 +45,13 @@ func skip(why string) error { return fmt.Errorf("%w: %s", errSkip, why) }
 
 // faults are all that there are.
 func faults() []fault {
-	all := slices.Concat(processFaults(), kafkaFaults(), postgresFaults(), machineFaults())
+	all := slices.Concat(processFaults(), kafkaFaults(), postgresFaults(), machineFaults(), poisonFaults(), clusterFaults())
 	return append(all, mixed(all))
 }
 
 // mixed draws from all others.
 func mixed(all []fault) fault {
-	all = slices.DeleteFunc(slices.Clone(all), func(f fault) bool { return f.Alone || f.Prepare != nil })
+	all = slices.DeleteFunc(slices.Clone(all), func(f fault) bool { return f.Alone || f.Three || f.Prepare != nil })
 	return fault{
 		Name: "mixed", What: "all of them that can be mixed, drawn at random", Quick: true, Short: 15 * time.Second, Alone: true,
 		Inject: func(ctx context.Context, s *stack) (func() error, error) {
@@ -83,13 +90,28 @@ type result struct {
 	Doubled    int      `json:"doubled"`
 	Misordered int      `json:"misordered"`
 	Phantom    int      `json:"phantom"`
-	Other      int      `json:"other"`      // damaged records, positions that change or go backward
-	Moved      int      `json:"moved"`      // keys in more than one partition
-	Suppressed int      `json:"suppressed"` // duplicates that tidemark says it has recognized
-	Exits      []string `json:"exits"`      // of processes that ended by themselves
+	Other      int      `json:"other"` // damaged records, positions that change or go backward
+	Moved      int      `json:"moved"` // keys in more than one partition
+	Dead       int      `json:"dead_letters,omitempty"`
+	Discarded  int      `json:"discarded,omitempty"`
+	Again      int      `json:"again,omitempty"` // arrived in a topic that is gone, and in the next one of its name
+	Done       counts   `json:"done,omitempty"`  // what the trial did besides, and how often
+	Suppressed int      `json:"suppressed"`      // duplicates that tidemark says it has recognized
+	Exits      []string `json:"exits"`           // of processes that ended by themselves
 	Recovery   recovery `json:"recovery"`
 	Note       string   `json:"note,omitempty"`
 	Broken     string   `json:"broken,omitempty"` // what promise, and how
+}
+
+// counts counts what a trial does.
+type counts map[string]int
+
+func (c counts) String() string {
+	var parts []string
+	for _, what := range slices.Sorted(maps.Keys(c)) {
+		parts = append(parts, fmt.Sprintf("%d %s", c[what], what))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // recovery is the time from the healing to the first event in Kafka that was written after it.
@@ -105,14 +127,39 @@ func (r *report) runFaults(ctx context.Context, o *options, s *servers) {
 		}
 		f := &o.faults[i]
 		fmt.Printf("%-22s ", f.Name)
-		t := runFault(ctx, o, s, f)
+		on := s
+		if f.Three {
+			var err error
+			if on, err = s.clusterOf3(ctx); err != nil {
+				r.Trials = append(r.Trials, result{Fault: f.Name, What: f.What, Exits: []string{}, Broken: "the trial cannot begin: " + err.Error()})
+				continue
+			}
+		}
+		t := runFault(ctx, o, on, f)
 		r.Trials = append(r.Trials, t)
 		fmt.Println(t.line())
-		if err := s.restore(ctx); err != nil {
+		if err := on.restore(ctx); err != nil {
 			r.Trials[len(r.Trials)-1].Broken += fmt.Sprintf("; the servers could not be restored: %v", err)
 			return
 		}
 	}
+}
+
+// remark says what else there is to say.
+func (t *result) remark() string {
+	var parts []string
+	for _, part := range []struct {
+		n    int
+		what string
+	}{{len(t.Exits), "exits"}, {t.Dead, "dead letters"}, {t.Discarded, "discarded"}, {t.Again, "again in a new topic"}} {
+		if part.n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", part.n, part.what))
+		}
+	}
+	if len(t.Done) > 0 {
+		parts = append(parts, t.Done.String())
+	}
+	return strings.Join(parts, ", ")
 }
 
 // line is the result in one line.
@@ -122,8 +169,8 @@ func (t *result) line() string {
 	}
 	line := fmt.Sprintf("%d×, %d committed, %d lost, %d doubled, %d misordered, %d phantom, %d suppressed, recovery %.1f s (at most %.1f s)",
 		t.Injections, t.Committed, t.Lost, t.Doubled, t.Misordered, t.Phantom, t.Suppressed, t.Recovery.Median, t.Recovery.Max)
-	if len(t.Exits) > 0 {
-		line += fmt.Sprintf(", %d exits", len(t.Exits))
+	if remark := t.remark(); remark != "" {
+		line += ", " + remark
 	}
 	if t.Broken != "" {
 		line += "\n  BROKEN: " + t.Broken
@@ -210,6 +257,9 @@ func (s *stack) inject(ctx context.Context, o *options, f *fault, t *result) (re
 		return nil, err
 	}
 	load := trial.Load{Writers: 6, Rate: o.rate, Seed: s.rng.Uint64()}
+	if f.Load != nil {
+		f.Load(s, &load)
+	}
 	s.writers = s.Write(ctx, load)
 	length := o.length
 	if o.short {
@@ -274,6 +324,9 @@ func (s *stack) judge(ctx context.Context, f *fault, t *result) {
 		broken(s.writers.Stop())
 		t.Rows = s.writers.Rows()
 	}
+	if f.Finish != nil && t.Broken == "" {
+		broken(f.Finish(ctx, s))
+	}
 	limit, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	v, err := s.Judge(limit, patience)
@@ -288,8 +341,9 @@ func (s *stack) judge(ctx context.Context, f *fault, t *result) {
 		broken(err)
 	}
 	t.Committed, t.RolledBack, t.Moved = v.Committed, v.RolledBack, v.Moved
+	t.Dead, t.Discarded, t.Again, t.Done = v.Dead, v.Discarded, v.Again, s.done
 	t.Lost, t.Doubled, t.Misordered, t.Phantom = v.Count(ledger.Lost), v.Count(ledger.Doubled), v.Count(ledger.Misordered), v.Count(ledger.Phantom)
-	for _, finding := range []ledger.Finding{ledger.Damaged, ledger.Backward, ledger.Unstable, ledger.Skipped} {
+	for _, finding := range []ledger.Finding{ledger.Astray, ledger.Damaged, ledger.Backward, ledger.Unstable, ledger.Skipped} {
 		t.Other += v.Count(finding)
 	}
 	s.mu.Lock()
@@ -300,12 +354,20 @@ func (s *stack) judge(ctx context.Context, f *fault, t *result) {
 		tolerated = append(tolerated, ledger.Doubled)
 		t.Note = f.Twice
 	}
+	if f.Late != "" {
+		tolerated = append(tolerated, ledger.Backward)
+		t.Note = f.Late
+	}
 	broken(v.Err(tolerated...))
 	switch {
 	case f.Exits != "":
 		t.Note = f.Exits
 		for _, exit := range t.Exits {
-			if !strings.HasPrefix(exit, "exit status 1:") {
+			said := strings.HasPrefix(exit, "exit status 1:")
+			for _, word := range f.Says {
+				said = said && strings.Contains(exit, word)
+			}
+			if !said {
 				broken(fmt.Errorf("it ended by itself: %s", exit))
 			}
 		}

@@ -26,6 +26,39 @@ type servers struct {
 	admin         *kadm.Client
 	binary        string
 	dir           string
+	three         *servers // the same with a cluster of three brokers, once it was asked for
+}
+
+// clusterOf3 returns servers whose Kafka is a cluster of three brokers, without a proxy, where two have to have a record.
+func (s *servers) clusterOf3(ctx context.Context) (*servers, error) {
+	if s.three != nil {
+		return s.three, nil
+	}
+	three := *s
+	three.kafkaProxy, three.kafkaClient = nil, nil
+	var err error
+	three.kafka, err = devstack.StartKafka(ctx, devstack.KafkaOptions{Brokers: 3, Settings: map[string]string{
+		"min.insync.replicas":                   "2",
+		"replica.lag.time.max.ms":               "5000", // a follower that is away is left out soon
+		"controller.quorum.election.timeout.ms": "1000",
+	}})
+	if err != nil {
+		return nil, err
+	}
+	if three.client, err = kgo.NewClient(kgo.SeedBrokers(three.kafka.Brokers()...)); err != nil {
+		return nil, errors.Join(err, three.kafka.Close())
+	}
+	three.admin = kadm.NewClient(three.client)
+	s.three = &three
+	return s.three, nil
+}
+
+// relayBrokers are the addresses that tidemark is given.
+func (s *servers) relayBrokers() []string {
+	if s.kafkaProxy == nil {
+		return s.kafka.Brokers()
+	}
+	return []string{s.kafkaProxy.Addr()}
 }
 
 func startServers(ctx context.Context, o *options) (_ *servers, err error) {
@@ -76,6 +109,10 @@ func startServers(ctx context.Context, o *options) (_ *servers, err error) {
 
 func (s *servers) close() error {
 	var errs []error
+	if s.three != nil {
+		s.three.client.Close()
+		errs = append(errs, s.three.kafka.Close())
+	}
 	if s.client != nil {
 		s.client.Close()
 	}
@@ -99,10 +136,14 @@ func (s *servers) close() error {
 
 // restore undoes what a fault may have left behind, so that the next trial begins on whole servers.
 func (s *servers) restore(ctx context.Context) error {
-	return errors.Join(
-		s.postgresProxy.Restore(), s.kafkaProxy.Restore(),
-		s.kafka.Resume(0), s.kafka.Start(ctx, 0), s.postgres.Resume(),
-	)
+	errs := []error{s.postgresProxy.Restore(), s.postgres.Resume()}
+	if s.kafkaProxy != nil {
+		errs = append(errs, s.kafkaProxy.Restore())
+	}
+	for i := range s.kafka.Brokers() {
+		errs = append(errs, s.kafka.Resume(i), s.kafka.Start(ctx, i))
+	}
+	return errors.Join(errs...)
 }
 
 // throughProxy leads a connection string through the proxy, with the session settings of the trials.

@@ -24,6 +24,7 @@ type stack struct {
 	writers *trial.Writers
 	cleanup []func()
 	drawn   []string // the faults of a mixed trial
+	done    counts   // what else was done
 
 	mu        sync.Mutex
 	instances []*instance
@@ -47,8 +48,8 @@ func newStack(ctx context.Context, s *servers, name string, rng *rand.Rand) (*st
 		return nil, err
 	}
 	arena.Config.DSN = s.throughProxy(arena.DSN)
-	arena.Config.Brokers = []string{s.kafkaProxy.Addr()}
-	return &stack{servers: s, Arena: arena, rng: rng}, nil
+	arena.Config.Brokers = s.relayBrokers()
+	return &stack{servers: s, Arena: arena, rng: rng, done: counts{}}, nil
 }
 
 // instance is one place where a tidemark runs: when it ends, it is started again, as a service manager would.

@@ -149,6 +149,13 @@ func measure(ctx context.Context, o *Options, s *servers, c Case) (m *Measured, 
 		return nil, err
 	}
 	m.FillSeconds = time.Since(began).Seconds()
+	if s.cold {
+		s.cold = false
+		warm := func(n int64) { say("warming Kafka up, which does not count, %s", rowsOf(int(n))) }
+		if _, err := st.drainRelay(ctx, o.Executable, warm); err != nil {
+			return nil, err
+		}
+	}
 	for i := range o.Runs {
 		if err := st.round(ctx, o, m, i, say); err != nil {
 			return nil, err

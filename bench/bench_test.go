@@ -149,6 +149,18 @@ func TestInterruptedRunLeavesNothingBehind(t *testing.T) {
 	}
 }
 
+func TestServersThatCannotBeUsedAreAnError(t *testing.T) {
+	for want, brokers := range map[string]string{"connect to the source": "127.0.0.1:1", "configure the Kafka client": "127.0.0.1:none"} {
+		o := bench.Options{
+			Source: "postgres://postgres@127.0.0.1:1/postgres", Brokers: []string{brokers}, Load: bench.DefaultLoad(), Runs: 1,
+			Progress: func(s string) { t.Log(s) },
+		}
+		if _, err := bench.Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("the error is %v, want one that says %q", err, want)
+		}
+	}
+}
+
 func TestRelayThatEndsIsAnErrorWithItsLog(t *testing.T) {
 	o := given(t)
 	o.Load.Settings = []string{"kafka.compression=brotli"}

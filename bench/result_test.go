@@ -1,7 +1,9 @@
 package bench
 
 import (
+	"encoding/json"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -78,5 +80,32 @@ func TestSuiteChangesOneThingAtATime(t *testing.T) {
 	}
 	if len(load.Settings) > 0 {
 		t.Errorf("the suite has changed the load that it was given: %v", load.Settings)
+	}
+}
+
+func TestRateCountsFromTheStartAndFromTheFirstRecord(t *testing.T) {
+	m := Measured{Load: Load{Rows: 1000}, Raw: []Drain{{Seconds: 1, Bytes: 5e6}}, Relay: []Drain{{Seconds: 2, FirstSeconds: 1.5, CPUSeconds: 0.004, PeakBytes: 3 << 20}}}
+	want := line{
+		Name: "tidemark", Time: "2.00 s", Rate: "500/s", Bytes: "2.5 MB/s", Ratio: "2.00", CPU: "4.0 µs", Peak: "3 MiB", First: "1.5 s", After: "2,000/s",
+	}
+	if got := m.lines()[1]; got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+}
+
+func TestJSONHasTheNamesThatScriptsRead(t *testing.T) {
+	text, err := json.Marshal(Result{Cases: []Measured{{
+		Raw: []Drain{{}}, Relay: []Drain{{}}, Latency: []Latency{{Histogram: []Bucket{{}}}}, IdleCPU: new(0.001),
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{
+		`"cases":[`, `"load":{"rows":`, `"raw_reader":[{"seconds":`, `"tidemark":[{"seconds":`, `"cpu_seconds":`, `"peak_bytes":`,
+		`"latency":[{"rate":`, `"p50_ms":`, `"p99.9_ms":`, `"up_to_ms":`, `"idle_cpu":`,
+	} {
+		if !strings.Contains(string(text), name) {
+			t.Errorf("no %s in %s", name, text)
+		}
 	}
 }

@@ -28,16 +28,20 @@ type servers struct {
 
 	postgresName, kafkaName string
 
+	cold bool // the broker was just started, and Java has optimised none of it yet
+
 	closers []io.Closer
 }
 
-func openServers(ctx context.Context, o *Options) (s *servers, err error) {
-	s = &servers{dsn: o.Source, brokers: o.Brokers}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, s.close())
-		}
-	}()
+func openServers(ctx context.Context, o *Options) (*servers, error) {
+	s := &servers{dsn: o.Source, brokers: o.Brokers}
+	if err := s.open(ctx, o); err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	return s, nil
+}
+
+func (s *servers) open(ctx context.Context, o *Options) error {
 	postgres, kafka := "given", "given"
 	if s.dsn == "" {
 		postgres = "embedded, TCP"
@@ -47,22 +51,25 @@ func openServers(ctx context.Context, o *Options) (s *servers, err error) {
 			Progress: o.Progress,
 		})
 		if err != nil {
-			return nil, err
+			return err
 		}
 		s.closers = append(s.closers, p)
 		s.dsn = p.DSN("postgres")
 	}
 	if len(s.brokers) == 0 {
 		o.Progress("starting Kafka…")
+		var err error
 		if kafka, err = s.startKafka(ctx, o); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	if s.client, err = kgo.NewClient(kgo.SeedBrokers(s.brokers...), kgo.ClientID("tidemark-bench")); err != nil {
-		return nil, fmt.Errorf("configure the Kafka client: %w", err)
+	client, err := kgo.NewClient(kgo.SeedBrokers(s.brokers...), kgo.ClientID("tidemark-bench"))
+	if err != nil {
+		return fmt.Errorf("configure the Kafka client: %w", err)
 	}
+	s.client = client
 	s.admin = kadm.NewClient(s.client)
-	return s, s.name(ctx, postgres, kafka)
+	return s.name(ctx, postgres, kafka)
 }
 
 // startKafka starts a real one if that is possible here.
@@ -83,6 +90,7 @@ func (s *servers) startKafka(ctx context.Context, o *Options) (kind string, err 
 	}
 	s.closers = append(s.closers, broker)
 	s.brokers = broker.Brokers()
+	s.cold = true
 	return "embedded", nil
 }
 
@@ -171,23 +179,27 @@ const publication = "tidemark_bench"
 
 func (st *stage) table(i int) string { return fmt.Sprintf("public.outbox_%d", i+1) }
 
-func openStage(ctx context.Context, s *servers, l Load) (st *stage, err error) {
+func openStage(ctx context.Context, s *servers, l Load) (*stage, error) {
 	id := make([]byte, 4)
 	_, _ = rand.Read(id) // never fails
-	st = &stage{servers: s, load: l, name: "tidemark_bench_" + hex.EncodeToString(id)}
-	if st.dsn, err = inDatabase(s.dsn, st.name); err != nil {
-		return nil, err
+	st := &stage{servers: s, load: l, name: "tidemark_bench_" + hex.EncodeToString(id)}
+	if err := st.open(ctx); err != nil {
+		return nil, errors.Join(err, st.close(ctx))
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, st.close(ctx))
-		}
-	}()
+	return st, nil
+}
+
+func (st *stage) open(ctx context.Context) error {
+	s, l := st.servers, &st.load
+	var err error
+	if st.dsn, err = inDatabase(s.dsn, st.name); err != nil {
+		return err
+	}
 	if st.dir, err = os.MkdirTemp("", "tidemark-bench-"); err != nil {
-		return nil, fmt.Errorf("make a directory for checkpoints: %w", err)
+		return fmt.Errorf("make a directory for checkpoints: %w", err)
 	}
 	if err := s.exec(ctx, s.dsn, "create database "+st.name); err != nil {
-		return nil, err
+		return err
 	}
 	statements := []string{createWords, createFill}
 	var tables []string
@@ -198,7 +210,7 @@ func openStage(ctx context.Context, s *servers, l Load) (st *stage, err error) {
 	statements = append(statements,
 		fmt.Sprintf("create publication %s for table %s with (publish = 'insert')", publication, strings.Join(tables, ", ")),
 		fmt.Sprintf("select pg_create_logical_replication_slot('%s', 'pgoutput')", st.origin()))
-	return st, s.exec(ctx, st.dsn, statements...)
+	return s.exec(ctx, st.dsn, statements...)
 }
 
 // close removes the database, its slots, the topics and the files, whatever has become of ctx.

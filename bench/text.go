@@ -34,7 +34,7 @@ func (m *Measured) describe() string {
 
 // line is one reader in a table.
 type line struct {
-	Name, Time, Rate, Bytes, Ratio, Spread, CPU, Peak, First string
+	Name, Time, Rate, Bytes, Ratio, Spread, CPU, Peak, First, After string
 }
 
 // lines are the readers of a backlog, by their medians.
@@ -50,7 +50,7 @@ func (m *Measured) lines() []line {
 		l := line{
 			Name: name, Time: fmt.Sprintf("%.2f s", d.Seconds), Rate: comma(int(d.rate(m.Load.Rows))) + "/s",
 			Bytes: fmt.Sprintf("%.1f MB/s", float64(bytes)/1e6/d.Seconds), Ratio: fmt.Sprintf("%.2f", middle(ratios)),
-			CPU: fmt.Sprintf("%.1f µs", d.CPUSeconds*1e6/float64(m.Load.Rows)), Peak: "-", First: "-",
+			CPU: fmt.Sprintf("%.1f µs", d.CPUSeconds*1e6/float64(m.Load.Rows)), Peak: "-", First: "-", After: "-",
 		}
 		if len(ratios) > 1 {
 			l.Spread = fmt.Sprintf("%.2f to %.2f", ratios[0], ratios[len(ratios)-1])
@@ -60,6 +60,9 @@ func (m *Measured) lines() []line {
 		}
 		if d.FirstSeconds > 0 {
 			l.First = durationOf(d.FirstSeconds * 1000)
+		}
+		if after := d.Seconds - d.FirstSeconds; d.FirstSeconds > 0 && after > 0 {
+			l.After = comma(int(float64(m.Load.Rows)/after)) + "/s"
 		}
 		out = append(out, l)
 	}
@@ -72,9 +75,9 @@ func (m *Measured) lines() []line {
 func (m *Measured) text(out *errWriter) {
 	out.printf("\nbacklog: %s; %s of protocol\n\n", m.describe(), bytesOf(int(m.median(m.Raw).Bytes)))
 	table := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(table, "\ttime\trows\tprotocol\tof raw\tspread\tCPU a row\tpeak memory\tfirst record") //nolint:errcheck // out keeps it
+	fmt.Fprintln(table, "\ttime\trows\tprotocol\tof raw\tspread\tCPU a row\tpeak memory\tfirst record\tfrom there") //nolint:errcheck // out keeps it
 	for _, l := range m.lines() {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", l.Name, l.Time, l.Rate, l.Bytes, l.Ratio, l.Spread, l.CPU, l.Peak, l.First) //nolint:errcheck // out keeps it
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", l.Name, l.Time, l.Rate, l.Bytes, l.Ratio, l.Spread, l.CPU, l.Peak, l.First, l.After) //nolint:errcheck // out keeps it
 	}
 	_ = table.Flush() // out keeps the error
 	if n := len(m.Raw); n > 1 {

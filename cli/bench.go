@@ -46,7 +46,7 @@ BENCH_PUBLICATION, BENCH_BROKERS, BENCH_TOPIC_PREFIX), a scratch directory (BENC
 		Example: `  tidemark bench                                     # a million rows
   tidemark bench --rows 100000 --transaction 1 --runs 5
   tidemark bench --suite --rows 100000               # the cases in which a cliff would show
-  tidemark bench --beside bench/debezium/run.sh --report bench.html`,
+  tidemark bench --beside ./other-relay.sh --report bench.html`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch err := f.Load.Check(); {

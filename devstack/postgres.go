@@ -124,7 +124,8 @@ func StartPostgres(ctx context.Context, opts PostgresOptions) (*Postgres, error)
 	}
 	p.data = filepath.Join(p.dir, "data")
 	p.log = &serverLog{path: filepath.Join(p.dir, "postgres.log"), to: opts.Log}
-	if err := p.prepare(template); err != nil {
+	err = p.prepare(func() error { return os.CopyFS(p.data, os.DirFS(template)) })
+	if err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
 	if err := p.startOnFreePort(ctx); err != nil {
@@ -133,8 +134,8 @@ func StartPostgres(ctx context.Context, opts PostgresOptions) (*Postgres, error)
 	return p, nil
 }
 
-// prepare makes the data directory, if it is not there, and the directory of the socket.
-func (p *Postgres) prepare(template string) error {
+// prepare makes the data directory, with fill if it is not there, and the directory of the socket.
+func (p *Postgres) prepare(fill func() error) error {
 	if err := os.MkdirAll(p.dir, 0o711); err != nil { // the server's account passes through to its own
 		return fmt.Errorf("make data directory: %w", err)
 	}
@@ -142,7 +143,7 @@ func (p *Postgres) prepare(template string) error {
 		return err
 	}
 	if !exists(p.data) {
-		if err := os.CopyFS(p.data, os.DirFS(template)); err != nil {
+		if err := fill(); err != nil {
 			return errors.Join(fmt.Errorf("copy data directory: %w", err), os.RemoveAll(p.data))
 		}
 	}

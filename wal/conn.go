@@ -42,6 +42,7 @@ type System struct {
 	Flushed  pglogrepl.LSN // how far its log was written when it was asked
 	Standby  bool          // in recovery
 	Version  int           // server_version_num, 180004 for 18.4
+	Started  string        // when its server process was started: tells it from another one behind the same name
 }
 
 // Conn is a replication connection that has not started streaming. It answers questions about its own server, so that
@@ -57,20 +58,34 @@ type Conn struct {
 
 // Connect opens a replication connection and asks the server who it is.
 func Connect(ctx context.Context, o Options) (*Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
 	config, err := pgconn.ParseConfig(o.DSN)
 	if err != nil {
 		return nil, unreadableDSN(err)
 	}
+	if err := chooseHost(config, "source.dsn"); err != nil {
+		return nil, err
+	}
+	return connect(ctx, o, config, nil)
+}
+
+// connect goes where config leads, or to the address at.
+func connect(ctx context.Context, o Options, config *pgconn.Config, at net.Addr) (*Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
 	config.RuntimeParams["replication"] = "database"
 	setSession(config.RuntimeParams)
 	valve := &valve{}
 	config.BuildFrontend = valve.frontend
-	config.DialFunc = (&net.Dialer{
+	dialer := &net.Dialer{
 		// A host that vanished without a word is noticed by the kernel within half a minute.
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 4},
-	}).DialContext
+	}
+	config.DialFunc = dialer.DialContext
+	if at != nil {
+		config.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return dialer.DialContext(ctx, at.Network(), at.String())
+		}
+	}
 	pg, err := pgconn.ConnectConfig(ctx, config)
 	if err != nil {
 		return nil, explainConnect(err)
@@ -81,6 +96,28 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// hostTimeout is how long one of several hosts may take, so that a silent one does not use up the time of the others.
+const hostTimeout = 4 * time.Second
+
+// chooseHost refuses a list of hosts from which any may be taken: the slot is on one of them.
+func chooseHost(config *pgconn.Config, key string) error {
+	several := false
+	for _, other := range config.Fallbacks { // the same host may be there twice, with and without TLS
+		several = several || other.Host != config.Host || other.Port != config.Port
+	}
+	if !several {
+		return nil
+	}
+	if config.ValidateConnect == nil {
+		return permanent(fmt.Errorf("%s names several hosts and does not say which of them is meant", key),
+			"add target_session_attrs=read-write for the one that is the primary at the moment, or standby for a read replica")
+	}
+	if config.ConnectTimeout == 0 {
+		config.ConnectTimeout = hostTimeout
+	}
+	return nil
 }
 
 // setSession fixes what the text of a value depends on, and what would end a session that works or waits for long,
@@ -115,9 +152,10 @@ func (c *Conn) identify(ctx context.Context) error {
 		Standby bool   `json:"standby"`
 		Level   string `json:"level"`
 		Version int    `json:"version"`
+		Started string `json:"started"`
 	}
 	err = c.queryJSON(ctx, `select json_build_object('standby', pg_is_in_recovery(), 'level', current_setting('wal_level'),
-		'version', current_setting('server_version_num')::int)`, &facts)
+		'version', current_setting('server_version_num')::int, 'started', pg_postmaster_start_time()::text)`, &facts)
 	if err != nil {
 		return fmt.Errorf("identify the source: %w", err)
 	}
@@ -132,7 +170,7 @@ func (c *Conn) identify(ctx context.Context) error {
 	}
 	c.System = System{
 		ID: sys.SystemID, Timeline: sys.Timeline, Database: sys.DBName, Flushed: sys.XLogPos,
-		Standby: facts.Standby, Version: facts.Version,
+		Standby: facts.Standby, Version: facts.Version, Started: facts.Started,
 	}
 	return nil
 }
@@ -178,135 +216,14 @@ func (c *Conn) queryJSON(ctx context.Context, sql string, v any) error {
 	return nil
 }
 
-// Slot is a replication slot as pg_replication_slots shows it. Fields that the server's version lacks are zero.
-type Slot struct {
-	Name               string `json:"slot_name"`
-	Plugin             string `json:"plugin"`
-	Type               string `json:"slot_type"`
-	Database           string `json:"database"`
-	Temporary          bool   `json:"temporary"`
-	Active             bool   `json:"active"`
-	ActivePID          int    `json:"active_pid"`
-	RestartLSN         string `json:"restart_lsn"`
-	ConfirmedFlushLSN  string `json:"confirmed_flush_lsn"`
-	WALStatus          string `json:"wal_status"`
-	SafeWALSize        int64  `json:"safe_wal_size"`
-	InvalidationReason string `json:"invalidation_reason"`
-	Conflicting        bool   `json:"conflicting"`
-	Failover           bool   `json:"failover"`
-	Synced             bool   `json:"synced"`
-}
-
-// Lost reports whether the server has thrown away log that the slot needs, and why.
-func (s *Slot) Lost() (reason string, lost bool) {
-	switch {
-	case s.InvalidationReason != "":
-		return s.InvalidationReason, true
-	case s.WALStatus == "lost":
-		return "wal_removed", true
-	case s.Conflicting:
-		return "conflicting with recovery", true
-	default:
-		return "", false
-	}
-}
-
-// Confirmed returns the position up to which the server may throw away; zero if it has none yet.
-func (s *Slot) Confirmed() (pglogrepl.LSN, error) {
-	if s.ConfirmedFlushLSN == "" {
-		return 0, nil
-	}
-	return pglogrepl.ParseLSN(s.ConfirmedFlushLSN)
-}
-
-// Slot returns the configured slot, or nil if the server has none of that name.
-func (c *Conn) Slot(ctx context.Context) (*Slot, error) {
-	var s *Slot
-	err := c.queryJSON(ctx, "select to_jsonb(s) from pg_replication_slots s where slot_name = "+quoteLiteral(c.options.Slot), &s)
-	if err != nil {
-		return nil, fmt.Errorf("look up slot %s: %w", c.options.Slot, err)
-	}
-	return s, nil
-}
-
-// CreateSlot creates the slot and returns the point from which it streams, with the name of a snapshot that shows
-// exactly what was committed before that point. The snapshot lives until the connection is used again.
-//
-// Postgres makes it wait for every transaction that is running; the wait is bounded, and the error names who was in
-// the way.
-func (c *Conn) CreateSlot(ctx context.Context, failover bool) (start pglogrepl.LSN, snapshot string, err error) {
-	limited, cancel := context.WithTimeout(ctx, c.slotTimeout)
-	defer cancel()
-	// As text: pglogrepl's options lack FAILOVER (Postgres 17+).
-	options := "SNAPSHOT 'export'"
-	if failover {
-		options += ", FAILOVER true"
-	}
-	if c.System.Version < 150000 {
-		options = "EXPORT_SNAPSHOT"
-	} else {
-		options = "(" + options + ")"
-	}
-	sql := fmt.Sprintf("CREATE_REPLICATION_SLOT %s LOGICAL pgoutput %s", quoteIdentifier(c.options.Slot), options)
-	result, err := pglogrepl.ParseCreateReplicationSlot(c.pg.Exec(limited, sql))
-	switch {
-	case err == nil:
-	case ctx.Err() != nil: // it was not the wait that ended this
-		return 0, "", fmt.Errorf("create slot %s: %w", c.options.Slot, ctx.Err())
-	case limited.Err() != nil:
-		return 0, "", permanent(fmt.Errorf("create slot %s: gave up after %s; Postgres waits for the end of every running transaction%s",
-			c.options.Slot, c.slotTimeout, c.longTransactions()),
-			"end the long transactions, or start again when they are done")
-	default:
-		return 0, "", explain(fmt.Errorf("create slot %s: %w", c.options.Slot, err))
-	}
-	start, err = pglogrepl.ParseLSN(result.ConsistentPoint)
-	if err != nil {
-		return 0, "", fmt.Errorf("create slot %s: %w", c.options.Slot, err)
-	}
-	return start, result.SnapshotName, nil
-}
-
-const createSlotTimeout = 2 * time.Minute
-
-// longTransactions names the oldest running transactions, the prepared ones too, which belong to no process, for an
-// error; the connection itself is no longer usable.
-func (c *Conn) longTransactions() string {
-	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout) //nolint:forbidigo // the caller's has run out
-	defer cancel()
-	conn, err := connectSQL(ctx, c.options.DSN)
-	if err != nil {
-		return ""
-	}
-	defer closeSQL(conn)
-	var who string
-	err = conn.QueryRow(ctx, `select coalesce(': ' || string_agg(who, ', '), '') from (
-		select format('pid %s (%s, %s)', pid, coalesce(nullif(application_name, ''), usename), state) as who, xact_start as since
-		from pg_stat_activity where backend_xid is not null and pid <> pg_backend_pid()
-		union all
-		select format('prepared transaction %L (of %s; rollback prepared or commit prepared ends it)', gid, owner), prepared
-		from pg_prepared_xacts
-		order by since limit 5) a`).Scan(&who)
-	if err != nil {
-		return ""
-	}
-	return who
-}
-
-// DropSlot drops the slot, which must not be active.
-func (c *Conn) DropSlot(ctx context.Context) error {
-	_, err := c.pg.Exec(ctx, "select pg_drop_replication_slot("+quoteLiteral(c.options.Slot)+")").ReadAll()
-	if err != nil {
-		return explain(fmt.Errorf("drop slot %s: %w", c.options.Slot, err))
-	}
-	return nil
-}
-
 // connectSQL opens an ordinary connection with the session settings of the replication connection.
 func connectSQL(ctx context.Context, dsn string) (*pgx.Conn, error) {
 	config, err := pgx.ParseConfig(dsn)
 	if err != nil {
 		return nil, unreadableDSN(err)
+	}
+	if err := chooseHost(&config.Config, "source.admin_dsn"); err != nil {
+		return nil, err
 	}
 	setSession(config.RuntimeParams)
 	conn, err := pgx.ConnectConfig(ctx, config)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -39,6 +40,7 @@ func TestConnectTellsWhoTheServerIs(t *testing.T) {
 	want := System{
 		ID: s.query("select system_identifier from pg_control_system()"), Timeline: 1,
 		Database: s.query("select current_database()"), Version: s.version(),
+		Started: s.query("select pg_postmaster_start_time() at time zone 'UTC'") + "+00",
 	}
 	if got != want {
 		t.Errorf("System = %+v, want %+v", got, want)
@@ -149,6 +151,33 @@ func TestConnectDoesNotRepeatAnUnreadableDSN(t *testing.T) {
 			}
 			mustNotTell(t, err)
 		}
+	}
+}
+
+// Of several hosts the DSN has to say which; one that says nothing does not keep the others from being asked.
+func TestSeveralHosts(t *testing.T) {
+	t.Parallel()
+	s := newSource(t)
+	silent, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a test's listener
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close() //nolint:errcheck // nobody listens
+	u, err := url.Parse(s.options.DSN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Host = silent.Addr().String() + "," + u.Host
+	s.options.DSN = u.String()
+	if _, err := Connect(t.Context(), s.options); err == nil || !IsPermanent(err) || !strings.Contains(err.Error(), "target_session_attrs") {
+		t.Errorf("several hosts, and any of them will do: %v", err)
+	}
+	if _, err := OpenSetup(t.Context(), s.options); err == nil || !IsPermanent(err) {
+		t.Errorf("OpenSetup, several hosts, and any of them will do: %v", err)
+	}
+	s.options.DSN = with(t, s.options.DSN, "target_session_attrs", "read-write")
+	if c := s.connect(); c.System.Standby {
+		t.Error("connected to a standby")
 	}
 }
 

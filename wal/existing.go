@@ -70,7 +70,11 @@ func (s *Snapshot) Rows(ctx context.Context, table, idColumn string, columns fun
 			return err
 		}
 	}
-	if _, err := result.Close(); err != nil {
+	_, err = result.Close()
+	if sqlState(err) == "40001" {
+		return fmt.Errorf("read the existing rows of %s: the standby was in the way of its own recovery (set hot_standby_feedback = on there, or raise max_standby_streaming_delay): %w", table, err)
+	}
+	if err != nil {
 		return explain(fmt.Errorf("read the existing rows of %s: %w", table, err))
 	}
 	return nil

@@ -126,7 +126,12 @@ func CreatePublication(ctx context.Context, o Options) error {
 		return err
 	}
 	defer setup.Close()
-	err = setup.Exec(ctx, CreatePublicationSQL(o))
+	return setup.CreatePublication(ctx)
+}
+
+// CreatePublication creates the publication.
+func (s *Setup) CreatePublication(ctx context.Context) error {
+	err := s.Exec(ctx, CreatePublicationSQL(s.options))
 	if sqlState(err) == "42710" { // somebody else was quicker; what it publishes is checked after this
 		return nil
 	}

@@ -66,7 +66,7 @@ const largeMessage = 1 << 20
 func (c *Conn) Start(ctx context.Context, start pglogrepl.LSN, confirmed func() pglogrepl.LSN) (*Reader, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	timeout, err := c.walSenderTimeout(ctx)
+	timeout, err := c.limitSenderTimeout(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +85,7 @@ func (c *Conn) Start(ctx context.Context, start pglogrepl.LSN, confirmed func() 
 	interval := min(c.options.StatusInterval, timeout/3) // well within wal_sender_timeout, whatever was configured
 	r := &Reader{
 		conn: c, net: c.pg.Conn(), confirmed: confirmed,
-		statusInterval: interval, silence: max(timeout, minSilence),
+		statusInterval: interval, silence: max(2*timeout, minSilence),
 		lastHeard: now, nextStatus: now.Add(interval),
 	}
 	return r, r.arm(r.wake(now))
@@ -96,16 +96,25 @@ func (c *Conn) Start(ctx context.Context, start pglogrepl.LSN, confirmed func() 
 // for requests only every half wal_sender_timeout, so it is asked well before that.
 const minSilence = 10 * time.Second
 
-func (c *Conn) walSenderTimeout(ctx context.Context) (time.Duration, error) {
+// senderTimeout is how long the server may hold the slot for a client that says nothing more: so long does the hot standby
+// of one whose host has vanished have to wait.
+const senderTimeout = 8 * time.Second
+
+// limitSenderTimeout sees to it that wal_sender_timeout is no longer than that for this connection, and returns it.
+func (c *Conn) limitSenderTimeout(ctx context.Context) (time.Duration, error) {
 	var ms int64
 	err := c.queryJSON(ctx, "select to_json(setting::bigint) from pg_settings where name = 'wal_sender_timeout'", &ms)
 	if err != nil {
 		return 0, fmt.Errorf("look up wal_sender_timeout: %w", err)
 	}
-	if ms == 0 {
-		return time.Minute, nil // switched off on the server; the default serves for noticing a dead one
+	if set := time.Duration(ms) * time.Millisecond; set > 0 && set <= senderTimeout {
+		return set, nil
 	}
-	return time.Duration(ms) * time.Millisecond, nil
+	_, err = c.pg.Exec(ctx, fmt.Sprintf("set wal_sender_timeout = %d", senderTimeout.Milliseconds())).ReadAll()
+	if err != nil {
+		return 0, explain(fmt.Errorf("set wal_sender_timeout: %w", err))
+	}
+	return senderTimeout, nil
 }
 
 // Receive returns the next message, or a Quiet one when until has passed; a zero until is no limit. An error ends the

@@ -365,8 +365,8 @@ func TestServerThatIsFrozenIsGivenUp(t *testing.T) {
 	t.Parallel()
 	s, pg := ownSource(t, nil)
 	st := s.stream()
-	if st.silence != time.Minute {
-		t.Errorf("%s of silence are allowed, want wal_sender_timeout", st.silence)
+	if st.silence != 2*senderTimeout {
+		t.Errorf("%s of silence are allowed, want twice wal_sender_timeout", st.silence)
 	}
 	st.silence = time.Second
 	for until := time.Now().Add(2 * st.silence); ; { // as long as it lives, it answers
@@ -418,14 +418,24 @@ func TestTimeoutsOfTheServerDecideWhenItIsGivenUp(t *testing.T) {
 	t.Parallel()
 	s := newSource(t)
 	dsn := s.options.DSN
-	for setting, want := range map[string]struct{ silence, interval time.Duration }{
-		"0":   {time.Minute, time.Hour / 3600 * 20}, // off: as if it were the default
-		"1s":  {minSilence, time.Second / 3},
-		"30s": {30 * time.Second, 10 * time.Second},
+	for setting, want := range map[string]struct{ timeout, silence, interval time.Duration }{
+		"0":   {senderTimeout, 2 * senderTimeout, senderTimeout / 3}, // off, which would leave the slot with a host that has vanished
+		"1s":  {time.Second, minSilence, time.Second / 3},
+		"7s":  {7 * time.Second, 14 * time.Second, 7 * time.Second / 3},
+		"60s": {senderTimeout, 2 * senderTimeout, senderTimeout / 3},
 	} {
 		s.options.DSN = with(t, dsn, "options", "-c wal_sender_timeout="+setting)
 		s.options.StatusInterval = time.Hour
-		st := s.stream()
+		c, start := s.createSlot()
+		timeout, err := c.limitSenderTimeout(t.Context())
+		var ms int64
+		if err := c.queryJSON(t.Context(), "select to_json(setting::bigint) from pg_settings where name = 'wal_sender_timeout'", &ms); err != nil {
+			t.Fatal(err)
+		}
+		if err != nil || timeout != want.timeout || ms != want.timeout.Milliseconds() {
+			t.Errorf("wal_sender_timeout %s becomes %d ms, and %s is told, %v; want %s", setting, ms, timeout, err, want.timeout)
+		}
+		st := s.startAt(c, start)
 		if st.silence != want.silence || st.statusInterval.Round(time.Millisecond) != want.interval.Round(time.Millisecond) {
 			t.Errorf("wal_sender_timeout %s: %s of silence, a status every %s, want %v", setting, st.silence, st.statusInterval, want)
 		}

@@ -60,8 +60,10 @@ func (s *Setup) Missing(ctx context.Context, tableSQL func(table string) string)
 
 // Exec runs one statement, waiting for locks for a bounded time only.
 func (s *Setup) Exec(ctx context.Context, statement string) error {
-	if _, err := s.conn.Exec(ctx, "set lock_timeout = '10s'"); err != nil {
-		return explain(err)
+	for _, set := range []string{"set lock_timeout = '10s'", "set synchronous_commit = local"} { // see Flushed
+		if _, err := s.conn.Exec(ctx, set); err != nil {
+			return explain(err)
+		}
 	}
 	_, err := s.conn.Exec(ctx, statement)
 	switch sqlState(err) {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -36,6 +37,7 @@ type Checkpoint struct {
 	// created later.
 	TopicIDs  map[string]string `json:"topic_ids,omitempty"`
 	Producers []int64           `json:"producers,omitempty"` // idempotent producer ids that may have written since
+	Forks     []Fork            `json:"forks,omitempty"`     // oldest first, see Settle
 	Writer    string            `json:"writer,omitempty"`    // names the process that holds the checkpoint
 	WrittenAt time.Time         `json:"written_at"`
 }
@@ -51,7 +53,52 @@ const (
 	ExistingRows State = "existing_rows"
 	// Moved is left behind by a checkpoint that was moved to another store: nothing starts from here any more.
 	Moved State = "moved"
+	// Republish is the same where the slot was lost: every row of the table is to be published, as its way out.
+	Republish State = "republish"
 )
+
+// Fork is where the source's log was cut off and went on differently, as in a failover to a standby that lacked its end.
+// Records that were published before the fork was noted and commit at or beyond it say nothing about the events that
+// bear these positions now.
+type Fork struct {
+	LSN LSN `json:"lsn"`
+	// Offsets are the ends of every partition when the fork was noted. Nil until a term has taken over, which alone can say
+	// that nothing of its predecessor is under way any more: then all there is was before.
+	Offsets Offsets `json:"offsets"`
+}
+
+// Settle drops the forks that the LSN has reached. What lies before their offsets commits before the LSN or does not count,
+// so Offsets need not be before them.
+func (c *Checkpoint) Settle() {
+	var left []Fork
+	for _, f := range c.Forks {
+		if f.Offsets == nil || c.LSN < f.LSN {
+			left = append(left, f)
+			continue
+		}
+		c.Offsets = c.Offsets.raised(f.Offsets)
+	}
+	c.Forks = left
+}
+
+// raised returns a copy of o in which no offset is smaller than in floor.
+func (o Offsets) raised(floor Offsets) Offsets {
+	out := maps.Clone(o)
+	if out == nil {
+		out = Offsets{}
+	}
+	for topic, partitions := range floor {
+		merged := maps.Clone(out[topic])
+		if merged == nil {
+			merged = make(map[int32]int64, len(partitions))
+		}
+		for partition, offset := range partitions {
+			merged[partition] = max(merged[partition], offset)
+		}
+		out[topic] = merged
+	}
+	return out
+}
 
 // Offsets holds, for each topic and partition, an offset before which no event lies that is later than the LSN.
 type Offsets map[string]map[int32]int64
@@ -192,14 +239,23 @@ func (c *Checkpoint) validate() error {
 		return fmt.Errorf("%w: it has no version", errCorrupt)
 	case c.SystemIdentifier == "" || c.Database == "" || c.Slot == "":
 		return fmt.Errorf("%w: system_identifier, database and slot must be there", errCorrupt)
-	case c.State != Streaming && c.State != ExistingRows && c.State != Moved:
+	case c.State != Streaming && c.State != ExistingRows && c.State != Republish && c.State != Moved:
 		return fmt.Errorf("%w: unknown state %q", errCorrupt, c.State)
 	case (c.State == Moved) != (c.MovedTo != ""):
 		return fmt.Errorf("%w: moved_to goes with state %q", errCorrupt, Moved)
-	case c.State != ExistingRows && c.LSN == 0:
+	case (c.State == Streaming || c.State == Moved) && c.LSN == 0:
 		return fmt.Errorf("%w: lsn must be there", errCorrupt)
 	}
-	for topic, partitions := range c.Offsets {
+	for _, f := range c.Forks {
+		if err := f.Offsets.validate(); err != nil {
+			return err
+		}
+	}
+	return c.Offsets.validate()
+}
+
+func (o Offsets) validate() error {
+	for topic, partitions := range o {
 		for partition, offset := range partitions {
 			if topic == "" || partition < 0 || offset < 0 {
 				return fmt.Errorf("%w: offsets of topic %q, partition %d: %d", errCorrupt, topic, partition, offset)

@@ -255,3 +255,28 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// Forks are part of what is stored, too; a fork that is not noted yet must not come back as one at which nothing was.
+func TestForksAreStored(t *testing.T) {
+	t.Parallel()
+	c := example(0)
+	c.State = checkpoint.Streaming
+	c.Forks = []checkpoint.Fork{{LSN: 0x16B3700, Offsets: checkpoint.Offsets{"a": {0: 3}}}, {LSN: 0x16B3800}, {LSN: 0x16B3900, Offsets: checkpoint.Offsets{}}}
+	b := encode(t, c)
+	if !bytes.Contains(b, []byte(`"lsn": "0/16B3800",
+      "offsets": null`)) {
+		t.Errorf("stored is\n%s", b)
+	}
+	if got, err := checkpoint.Decode(b); err != nil || !reflect.DeepEqual(got, c) {
+		t.Errorf("Decode() = %+v, %v\nwant %+v", got, err, c)
+	}
+	wrong := bytes.Replace(b, []byte(`"0": 3`), []byte(`"0": -3`), 1)
+	if _, err := checkpoint.Decode(wrong); !checkpoint.IsCorrupt(err) {
+		t.Errorf("an offset below zero in a fork: %v", err)
+	}
+	c.LSN = 0x16B3900
+	c.Settle()
+	if want := []checkpoint.Fork{{LSN: 0x16B3800}}; !reflect.DeepEqual(c.Forks, want) {
+		t.Errorf("settled: %+v, want %+v: one that is not noted stays", c.Forks, want)
+	}
+}

@@ -24,7 +24,7 @@ const drainTimeout = 10 * time.Second
 func relayOptions(c *config.Config, s store, log zerolog.Logger) relay.Options {
 	return relay.Options{
 		Source: sourceOptions(c), Tables: tables(c), Kafka: kafkaOptions(c), Store: s,
-		Create: c.Source.Create, ExistingRows: c.Source.ExistingRows == "publish",
+		Create: c.Source.Create, Failover: c.Source.Failover, ExistingRows: c.Source.ExistingRows == "publish",
 		MaxBufferedBytes: max(1, c.Kafka.MaxBufferedBytes/2), // the client's requests take the other half
 		CheckpointEvery:  c.Checkpoint.Interval, DrainTimeout: drainTimeout,
 		ResumeDedupe: c.Delivery.ResumeDedupe,

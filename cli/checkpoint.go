@@ -68,7 +68,11 @@ a slot that is ahead of the checkpoint, and for a checkpoint that is torn, forei
 stored is kept beside the new one.
 
 Events committed between the old checkpoint and the slot's position may be missing in Kafka: Postgres will not send them
-again. They are still in the outbox table, unless something deletes from it.`,
+again. They are still in the outbox table, unless something deletes from it.
+
+After a failover to a standby that lacked the end of the log, nothing that is in the database is left out: reading goes on
+from the slot's position, and what is in Kafka of the lost end is not taken for what has its positions now. The lost
+events stay in Kafka, and some others may arrive a second time.`,
 		Example: "  tidemark checkpoint show\n  tidemark checkpoint adopt --accept-gap",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !accept {
@@ -102,7 +106,7 @@ func (a *app) adoptCheckpoint(ctx context.Context, c *config.Config) error {
 		return fmt.Errorf("slot %s is lost (%s), so its position is of no use: tidemark init --recreate-slot", slot.Name, reason)
 	}
 	if slot.Active {
-		return fmt.Errorf("slot %s is in use by Postgres backend %d: stop the relay that streams from it", slot.Name, slot.ActivePID)
+		return fmt.Errorf("slot %s is in use by %s: stop the relay that streams from it", slot.Name, slot.Holder())
 	}
 	start, err := slot.Confirmed()
 	if err != nil {
@@ -115,6 +119,17 @@ func (a *app) adoptCheckpoint(ctx context.Context, c *config.Config) error {
 		return err
 	}
 	defer store.Close()
+	stored, err := store.Load(ctx)
+	if err != nil && !checkpoint.IsCorrupt(err) {
+		return err
+	}
+	if stored != nil {
+		history, err := conn.History(ctx)
+		if err != nil {
+			return err
+		}
+		next.Forks = relay.Forks(stored, conn.System, history)
+	}
 	return a.replaceCheckpoint(ctx, store, next)
 }
 
@@ -140,13 +155,24 @@ func (a *app) replaceCheckpoint(ctx context.Context, store store, next checkpoin
 	if err != nil {
 		return err
 	}
-	a.printf("The checkpoint is now at %s.\n", next.LSN)
+	if next.State == checkpoint.Republish {
+		a.printf("The next `tidemark run` creates slot %s and publishes every row that is in the outbox then.\n", next.Slot)
+	} else {
+		a.printf("The checkpoint is now at %s.\n", next.LSN)
+	}
 	if stored != nil && stored.State == checkpoint.Moved {
 		a.printf("It had been moved to %s. What is there is left alone: no relay may go on from it.\n", stored.MovedTo)
 	}
 	if kept != "" {
 		a.printf("What was stored before is kept in %s.\n", kept)
 	}
-	a.printf("Events committed after %s and before %s may be missing in Kafka. They are still in the outbox table, unless something deletes from it.\n", from, next.LSN)
+	switch {
+	case next.State == checkpoint.Republish:
+		a.printf("None is missing in Kafka after that, unless something deletes from the outbox; those that are there already arrive a second time, with the same id.\n")
+	case stored != nil && stored.LSN >= next.LSN:
+		a.printf("That is not beyond %s, where it was: no event is left out, and those committed in between may arrive a second time.\n", from)
+	default:
+		a.printf("Events committed after %s and before %s may be missing in Kafka. They are still in the outbox table, unless something deletes from it.\n", from, next.LSN)
+	}
 	return nil
 }

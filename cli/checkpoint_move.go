@@ -147,7 +147,7 @@ func loadIdle(ctx context.Context, c *config.Config, from store) (*checkpoint.Ch
 		return nil, err
 	}
 	if slot != nil && slot.Active {
-		return nil, fmt.Errorf("slot %s is in use by Postgres backend %d: stop the relay that streams from it", slot.Name, slot.ActivePID)
+		return nil, fmt.Errorf("slot %s is in use by %s: stop the relay that streams from it", slot.Name, slot.Holder())
 	}
 	stored, err := from.Load(ctx)
 	switch {

@@ -14,7 +14,7 @@ import (
 )
 
 func (a *app) initCommand() *cobra.Command {
-	var dryRun, recreate bool
+	var dryRun, recreate, republish bool
 	command := &cobra.Command{
 		Use:   "init",
 		Short: "Create what is missing in Postgres: outbox table, publication, slot",
@@ -23,22 +23,30 @@ there; with checkpoint.store: postgres also the table of checkpoints. Where a ta
 publishes those rows from the slot's own snapshot, so that none is left out or published twice.
 
 --recreate-slot is the way out after a lost slot: it drops the slot, creates it anew and stores its position. Events
-committed between the old checkpoint and the new slot may be missing in Kafka; they are still in the table.`,
-		Example: "  tidemark init --dry-run\n  tidemark init",
+committed between the old checkpoint and the new slot may be missing in Kafka; they are still in the table.
+
+With --republish none is missing afterwards: the next run creates the slot and publishes every row that is in the table
+then, from the slot's own snapshot, whatever source.existing_rows says. Rows that are in Kafka already arrive a second
+time, with the same id and a later position.`,
+		Example: "  tidemark init --dry-run\n  tidemark init\n  tidemark init --recreate-slot --republish   # after a lost slot: no row is left out, some arrive twice",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, _, err := a.load()
 			if err != nil {
 				return err
 			}
+			if republish && !recreate {
+				return &usageError{errors.New("--republish goes with --recreate-slot")}
+			}
 			if recreate {
-				return a.recreateSlot(cmd.Context(), c, dryRun)
+				return a.recreateSlot(cmd.Context(), c, dryRun, republish)
 			}
 			return a.initialise(cmd.Context(), c, dryRun)
 		},
 	}
 	command.Flags().BoolVar(&dryRun, "dry-run", false, "print the SQL and change nothing")
 	command.Flags().BoolVar(&recreate, "recreate-slot", false, "drop the slot, create it anew and store its position (after a lost slot)")
+	command.Flags().BoolVar(&republish, "republish", false, "with --recreate-slot: have the next run publish every row of the table, also those that are in Kafka")
 	return command
 }
 
@@ -89,6 +97,9 @@ func (a *app) initialise(ctx context.Context, c *config.Config, dryRun bool) err
 		return err
 	}
 	defer conn.Close()
+	if err := conn.CatchUp(ctx, setup); err != nil {
+		return err
+	}
 	slot, err := conn.Slot(ctx)
 	if err != nil {
 		return err
@@ -115,7 +126,11 @@ func (a *app) initSlot(ctx context.Context, c *config.Config, conn *wal.Conn, st
 		return fmt.Errorf("slot %s does not exist, but a checkpoint at %s is stored in %s: if the slot was lost, tidemark init --recreate-slot; if this is a new source, it takes a slot name or a place of its own for its checkpoint",
 			c.Source.Slot, stored.LSN, store)
 	}
-	start, snapshotName, err := conn.CreateSlot(ctx, false)
+	failover, err := conn.System.Failover(c.Source.Failover)
+	if err != nil {
+		return err
+	}
+	start, snapshotName, err := conn.CreateSlot(ctx, failover)
 	if err != nil {
 		return err
 	}
@@ -145,8 +160,9 @@ func hasRows(ctx context.Context, conn *wal.Conn, snapshot string, tables []stri
 	return s.HasRows(ctx, tables)
 }
 
-// recreateSlot makes a new slot and stores its position, and says what may be missing.
-func (a *app) recreateSlot(ctx context.Context, c *config.Config, dryRun bool) error {
+// recreateSlot makes a new slot and stores its position, and says what may be missing; or it leaves both to the next run,
+// which is to publish every row.
+func (a *app) recreateSlot(ctx context.Context, c *config.Config, dryRun, republish bool) error {
 	source := sourceOptions(c)
 	conn, err := wal.Connect(ctx, source)
 	if err != nil {
@@ -158,7 +174,11 @@ func (a *app) recreateSlot(ctx context.Context, c *config.Config, dryRun bool) e
 		return err
 	}
 	if slot != nil && slot.Active {
-		return fmt.Errorf("slot %s is in use by Postgres backend %d: stop the relay that streams from it", slot.Name, slot.ActivePID)
+		return fmt.Errorf("slot %s is in use by %s: stop the relay that streams from it", slot.Name, slot.Holder())
+	}
+	failover, err := conn.System.Failover(c.Source.Failover)
+	if err != nil {
+		return err
 	}
 	store, err := checkpointStore(c)
 	if err != nil {
@@ -180,11 +200,16 @@ func (a *app) recreateSlot(ctx context.Context, c *config.Config, dryRun bool) e
 			return err
 		}
 	}
-	start, _, err := conn.CreateSlot(ctx, false)
+	next := relay.NewCheckpoint(conn.System, source.Slot)
+	next.Forks = []checkpoint.Fork{{}} // nothing of what is in Kafka came from this slot
+	if republish {
+		next.State = checkpoint.Republish
+		return a.replaceCheckpoint(ctx, store, next)
+	}
+	start, _, err := conn.CreateSlot(ctx, failover)
 	if err != nil {
 		return err
 	}
-	next := relay.NewCheckpoint(conn.System, source.Slot)
 	next.LSN = checkpoint.LSN(start)
 	a.printf("Slot %s is created at %s.\n", source.Slot, start)
 	return a.replaceCheckpoint(ctx, store, next)

@@ -23,8 +23,12 @@ type statusReport struct {
 	Slot         string                 `json:"slot"`
 	SlotState    string                 `json:"slot_state"` // missing, active, inactive, lost: REASON
 	HeldByPID    int                    `json:"held_by_pid,omitempty"`
-	StoredLSN    string                 `json:"stored_lsn"`    // "" if nothing is stored
-	ConfirmedLSN string                 `json:"confirmed_lsn"` // "" if there is no slot
+	HeldBy       string                 `json:"held_by,omitempty"` // application, address and backend of who streams
+	Failover     bool                   `json:"failover"`          // the slot is synced to standbys
+	Standby      bool                   `json:"standby"`           // the source is a standby
+	Timeline     int32                  `json:"timeline"`          // of the source
+	StoredLSN    string                 `json:"stored_lsn"`        // "" if nothing is stored
+	ConfirmedLSN string                 `json:"confirmed_lsn"`     // "" if there is no slot
 	CurrentLSN   string                 `json:"current_lsn"`
 	LagBytes     *int64                 `json:"lag_bytes"`    // from the stored LSN to the end of the log
 	RetainedWAL  *int64                 `json:"retained_wal"` // bytes of log that the slot keeps
@@ -79,7 +83,10 @@ func newStatusReport(ctx context.Context, c *config.Config) (*statusReport, erro
 		return nil, err
 	}
 	end := conn.System.Flushed
-	r := &statusReport{Slot: c.Source.Slot, SlotState: "missing", CurrentLSN: end.String(), Checkpoint: stored, Relay: askRelay(ctx, c.HTTP.Listen)}
+	r := &statusReport{
+		Slot: c.Source.Slot, SlotState: "missing", Standby: conn.System.Standby, Timeline: conn.System.Timeline,
+		CurrentLSN: end.String(), Checkpoint: stored, Relay: askRelay(ctx, c.HTTP.Listen),
+	}
 	if stored != nil {
 		r.StoredLSN = stored.LSN.String()
 		r.LagBytes = distance(pglogrepl.LSN(stored.LSN), end)
@@ -87,7 +94,7 @@ func newStatusReport(ctx context.Context, c *config.Config) (*statusReport, erro
 	if slot == nil {
 		return r, nil
 	}
-	r.ConfirmedLSN, r.HeldByPID = slot.ConfirmedFlushLSN, slot.ActivePID
+	r.ConfirmedLSN, r.HeldByPID, r.HeldBy, r.Failover = slot.ConfirmedFlushLSN, slot.ActivePID, slot.Holder(), slot.Failover
 	reason, lost := slot.Lost()
 	switch {
 	case lost:
@@ -135,10 +142,18 @@ func (a *app) printStatus(r *statusReport) error {
 	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
 	line := func(name, value string) { _, _ = fmt.Fprintf(w, "%s\t%s\n", name, value) } // Flush returns the error
 	held := ""
-	if r.HeldByPID != 0 {
-		held = fmt.Sprintf(" (held by Postgres backend %d)", r.HeldByPID)
+	if r.HeldBy != "" {
+		held = ", held by " + r.HeldBy
+	}
+	if r.Failover {
+		held += ", synced to standbys"
 	}
 	line("slot", r.Slot+": "+r.SlotState+held)
+	if r.Standby {
+		line("source", fmt.Sprintf("a standby, on timeline %d", r.Timeline))
+	} else {
+		line("source", fmt.Sprintf("a primary, on timeline %d", r.Timeline))
+	}
 	line("stored", orNone(r.StoredLSN))
 	line("confirmed", orNone(r.ConfirmedLSN))
 	line("end of log", r.CurrentLSN)

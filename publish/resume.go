@@ -22,7 +22,19 @@ type Tail struct {
 	Offsets   map[string]map[int32]int64
 	TopicIDs  map[string]string // a topic that was deleted and created again is read from its start
 	Producers []int64           // the producers that may have written since
+	Forks     []Fork
 	Progress  func(read, of int64)
+}
+
+// Fork is a point at which the source's log was cut off and went on differently, as in a failover to a standby that lacked its
+// end. What was published of the lost end has positions that other events bear now, and must not be taken for them.
+type Fork struct {
+	LSN     pglogrepl.LSN              // events that commit here or later do not count,
+	Offsets map[string]map[int32]int64 // if they lie before these offsets; nil: wherever they lie by now
+}
+
+func (f *Fork) hides(record *kgo.Record, commit pglogrepl.LSN) bool {
+	return commit >= f.LSN && (f.Offsets == nil || record.Offset < f.Offsets[record.Topic][record.Partition])
 }
 
 // Present is the exact set of events beyond a checkpoint that are in Kafka. It is a set and not a largest position: an
@@ -34,6 +46,7 @@ type Present struct {
 	since     pglogrepl.LSN
 	last      decode.Position
 	count     int
+	ends      map[string]map[int32]int64
 }
 
 // block is 64 neighbouring events of a transaction, those of them that went to one topic. So a million events of one
@@ -45,7 +58,7 @@ type block struct {
 }
 
 func newPresent(since pglogrepl.LSN) *Present {
-	return &Present{topics: map[string]uint32{}, positions: map[block]uint64{}, ids: map[string]map[string]bool{}, since: since}
+	return &Present{topics: map[string]uint32{}, positions: map[block]uint64{}, ids: map[string]map[string]bool{}, since: since, ends: map[string]map[int32]int64{}}
 }
 
 // Len returns how many events the set holds.
@@ -57,12 +70,16 @@ func (s *Present) Since() pglogrepl.LSN { return s.since }
 // Last returns the largest position in the set; beyond it, nothing is.
 func (s *Present) Last() decode.Position { return s.last }
 
+// Ends returns the offsets up to which the set was read: in every partition of the tail's topics, the end as it was when the
+// predecessor was fenced.
+func (s *Present) Ends() map[string]map[int32]int64 { return s.ends }
+
 // Has reports whether the event is in its topic already.
 func (s *Present) Has(ev *decode.Event) bool { return s.HasIn(ev.Topic, ev) }
 
 // HasIn reports whether the event is in the given topic already.
 func (s *Present) HasIn(topic string, ev *decode.Event) bool {
-	if ev.Position.Commit < firstLSN {
+	if fromTable(ev.Position.Commit) {
 		return s.ids[topic][ev.ID]
 	}
 	number, ok := s.topics[topic]
@@ -70,13 +87,20 @@ func (s *Present) HasIn(topic string, ev *decode.Event) bool {
 	return ok && s.positions[block{pos.Commit, pos.Index / 64, number}]&(1<<(pos.Index%64)) != 0
 }
 
-// firstLSN is where the first log of any cluster begins. Smaller positions belong to rows that were there before the
-// slot: they are numbered anew if that phase is interrupted, so they are known by their ids.
-const firstLSN pglogrepl.LSN = 0x1000000
+const (
+	// firstLSN is where the first log of any cluster begins.
+	firstLSN pglogrepl.LSN = 0x1000000
+	// alignment is that of every record of a log.
+	alignment = 8
+)
+
+// fromTable reports whether a position belongs to a row that was there before the slot: it is that of no commit. Such rows
+// are numbered anew if their phase is interrupted, so they are known by their ids.
+func fromTable(commit pglogrepl.LSN) bool { return commit < firstLSN || commit%alignment != 0 }
 
 func (s *Present) add(topic, id string, pos decode.Position) {
 	s.count++
-	if pos.Commit < firstLSN {
+	if fromTable(pos.Commit) {
 		if s.ids[topic] == nil {
 			s.ids[topic] = map[string]bool{}
 		}
@@ -207,7 +231,7 @@ func (r *tailReader) plan(ctx context.Context, topics kadm.TopicDetails) error {
 	if err != nil {
 		return fmt.Errorf("look up the tail: %w", err)
 	}
-	ends, err := r.admin.ListEndOffsets(ctx, names...)
+	listed, err := r.admin.ListEndOffsets(ctx, names...)
 	if err != nil {
 		return fmt.Errorf("look up the tail: %w", err)
 	}
@@ -215,16 +239,19 @@ func (r *tailReader) plan(ctx context.Context, topics kadm.TopicDetails) error {
 		if t.Err != nil {
 			continue // it is gone, and what was in it with it
 		}
+		ends := map[int32]int64{}
+		r.present.ends[t.Topic] = ends
 		stored := r.tail.Offsets[t.Topic]
 		if id := r.tail.TopicIDs[t.Topic]; id != "" && id != t.ID.String() {
 			stored = nil
 		}
 		for _, partition := range t.Partitions.Sorted() {
 			start, okStart := starts.Lookup(t.Topic, partition.Partition)
-			end, okEnd := ends.Lookup(t.Topic, partition.Partition)
+			end, okEnd := listed.Lookup(t.Topic, partition.Partition)
 			if err := errors.Join(partition.Err, start.Err, end.Err); err != nil || !okStart || !okEnd {
 				return fmt.Errorf("look up the tail of %s/%d: %w", t.Topic, partition.Partition, err)
 			}
+			ends[partition.Partition] = end.Offset
 			from := max(stored[partition.Partition], start.Offset)
 			if from > end.Offset { // the log is shorter than it was: what is there was written since
 				from = start.Offset
@@ -257,8 +284,13 @@ func (r *tailReader) note(record *kgo.Record) {
 		return
 	}
 	pos, err := decode.ParsePosition(position)
-	if err != nil || (pos.Commit < r.tail.Since && (r.tail.Since != 0 || pos.Commit >= firstLSN)) {
+	if err != nil || pos.Commit < r.tail.Since {
 		return
+	}
+	for i := range r.tail.Forks {
+		if r.tail.Forks[i].hides(record, pos.Commit) {
+			return
+		}
 	}
 	r.present.add(record.Topic, id, pos)
 }

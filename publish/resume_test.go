@@ -224,7 +224,7 @@ func FuzzTailRecord(f *testing.F) {
 				t.Fatalf("Has(%s in topic %s) = %v", pos, topic, got)
 			}
 		}
-		if next := (decode.Position{Commit: pos.Commit, Index: pos.Index ^ 64}); pos.Commit >= firstLSN && r.present.Has(&decode.Event{Topic: "t", ID: id, Position: next}) {
+		if next := (decode.Position{Commit: pos.Commit, Index: pos.Index ^ 64}); !fromTable(pos.Commit) && r.present.Has(&decode.Event{Topic: "t", ID: id, Position: next}) {
 			t.Fatalf("%s is in a set that holds %s alone", next, pos)
 		}
 	})
@@ -253,6 +253,61 @@ func TestOnlyARefusalIsTakenForOne(t *testing.T) {
 	} {
 		if test.err == nil || isRefusal(test.err) != test.refusal {
 			t.Errorf("%s: %v: taken for a refusal: %v", test.what, test.err, isRefusal(test.err))
+		}
+	}
+}
+
+// A server that was failed over gives positions of its lost end to other events: what was published of that end must not be
+// taken for them, neither by the term that finds the fork nor by those after it.
+func TestWhatIsBeyondAForkIsNotTakenForWhatHasItsPosition(t *testing.T) {
+	t.Parallel()
+	brokers := stacktest.FakeKafka(t)
+	topic := strings.ToLower(t.Name())
+	old := openPredecessor(t, brokers, topic)
+	id, base, _ := old.Base(topic)
+	for commit := range 3 {
+		if err := old.publish(t, topic, commit, 10); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tail := Tail{
+		Source: "source", Since: firstLSN, Offsets: map[string]map[int32]int64{topic: base}, TopicIDs: map[string]string{topic: id},
+		Forks: []Fork{{LSN: firstLSN + 16}},
+	}
+	successor := openPredecessor(t, brokers, topic)
+	mustHave := func(counts ...int) (ends map[string]map[int32]int64) {
+		t.Helper()
+		present, _, err := successor.Resume(t.Context(), tail)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for commit, n := range counts {
+			for i := range 10 {
+				ev := decode.Event{Topic: topic, Position: decode.Position{Commit: firstLSN + pglogrepl.LSN(16*commit), Index: uint32(i)}}
+				if present.Has(&ev) != (i < n) {
+					t.Errorf("commit %d, event %d: in the set %v, want %v", commit, i, i >= n, i < n)
+				}
+			}
+		}
+		return present.Ends()
+	}
+	tail.Forks[0].Offsets = mustHave(10, 0, 0)
+	if ends := tail.Forks[0].Offsets[topic]; len(ends) != 2 || ends[0]+ends[1] != base[0]+base[1]+30 {
+		t.Errorf("the ends are %v, want two, 30 records behind %v", ends, base)
+	}
+	for _, n := range []int{1, 2} { // other events, at the positions of the lost ones
+		if err := successor.publish(t, topic, n, 3*n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustHave(10, 3, 6)
+}
+
+func TestRowsOfTheTableAreKnownByTheirIDs(t *testing.T) {
+	t.Parallel()
+	for commit, want := range map[pglogrepl.LSN]bool{0: true, firstLSN - 1: true, firstLSN: false, firstLSN + 8: false, 0x16B3748: false, 0x16B3748 - 7: true, 0x16B3748 - 1: true} {
+		if fromTable(commit) != want {
+			t.Errorf("%s: from the table %v, want %v", commit, !want, want)
 		}
 	}
 }

@@ -39,7 +39,13 @@ type bench struct {
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	b := &bench{t: t, dsn: stacktest.Database(t)}
+	return newBenchOn(t, stacktest.Database(t))
+}
+
+// newBenchOn makes one on an empty database.
+func newBenchOn(t *testing.T, dsn string) *bench {
+	t.Helper()
+	b := &bench{t: t, dsn: dsn}
 	db, err := pgx.Connect(t.Context(), b.dsn)
 	if err != nil {
 		t.Fatal(err)

@@ -3,6 +3,7 @@ package relay
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -22,8 +23,9 @@ const (
 )
 
 // judge is the table of the states that slot and checkpoint can be in at a start. The slot is nil if there is none and
-// is not active; the checkpoint is nil if none is stored. Whatever could hide a gap is refused.
-func judge(slot *wal.Slot, stored *checkpoint.Checkpoint, sys wal.System, slotName string) (decision, error) {
+// is not active; the checkpoint is nil if none is stored; history is that of the server's timeline. Whatever could hide a
+// gap is refused.
+func judge(slot *wal.Slot, stored *checkpoint.Checkpoint, sys wal.System, history wal.History, slotName string) (decision, error) {
 	if stored != nil {
 		if err := sameSource(stored, sys, slotName); err != nil {
 			return 0, err
@@ -34,12 +36,15 @@ func judge(slot *wal.Slot, stored *checkpoint.Checkpoint, sys wal.System, slotNa
 			return 0, err
 		}
 	}
-	interrupted := stored != nil && stored.State == checkpoint.ExistingRows
+	interrupted := stored != nil && stored.State != checkpoint.Streaming
 	switch {
 	case slot == nil && stored == nil:
 		return create, nil
 	case slot == nil && interrupted:
 		return create, nil
+	case slot == nil && stored.Timeline < sys.Timeline:
+		return 0, refuse(fmt.Errorf("slot %s does not exist, but a checkpoint at %s is stored: the server was failed over to a standby, to which the slot was not synced, and events committed since then may never have been read", slotName, stored.LSN),
+			recreate+"; to keep it from happening again: source.failover, and docs/failover.md")
 	case slot == nil:
 		return 0, refuse(fmt.Errorf("slot %s does not exist, but a checkpoint at %s is stored: events committed since then may never have been read", slotName, stored.LSN),
 			recreate)
@@ -47,20 +52,23 @@ func judge(slot *wal.Slot, stored *checkpoint.Checkpoint, sys wal.System, slotNa
 		return begin, nil
 	}
 	if reason, lost := slot.Lost(); lost {
-		return 0, refuse(fmt.Errorf("slot %s is lost (%s): Postgres has removed log that it needed, and the events in it", slot.Name, reason),
-			recreate+"; to keep it from happening again raise max_slot_wal_keep_size, or watch source.wal_budget")
+		what, prevent := whyLost(reason)
+		return 0, refuse(fmt.Errorf("slot %s is lost (%s): %s", slot.Name, reason, what), recreate+"; to keep it from happening again "+prevent)
 	}
 	if stored == nil {
 		return adopt, nil
+	}
+	if err := sameLog(stored, sys, history); err != nil {
+		return 0, err
 	}
 	confirmed, err := slot.Confirmed()
 	if err != nil {
 		return 0, fmt.Errorf("slot %s: confirmed_flush_lsn: %w", slot.Name, err)
 	}
 	if confirmed > pglogrepl.LSN(stored.LSN) {
-		return 0, refuse(fmt.Errorf("slot %s is at %s, ahead of the checkpoint at %s: somebody else has moved it, or the checkpoint is an old one; events between the two would be missing",
+		return 0, refuse(fmt.Errorf("slot %s is at %s, ahead of the checkpoint at %s, which is older than the slot: another instance has gone on since, or somebody else has moved the slot; events between the two would be missing",
 			slot.Name, confirmed, stored.LSN),
-			"if another relay (on another host?) uses this slot, give each its own; if the checkpoint is an old copy, restore the newest; else take the slot's position with tidemark checkpoint adopt --accept-gap; what was committed in between is in the outbox table and may be missing in Kafka")
+			"if an instance on another host has gone on, keep the checkpoint where all of them see it (checkpoint.store: postgres or kafka), and start with what that one has stored; if two relays use this slot by mistake, give each its own; if the checkpoint is an old copy, restore the newest; else take the slot's position with tidemark checkpoint adopt --accept-gap; what was committed in between is in the outbox table and may be missing in Kafka")
 	}
 	if pglogrepl.LSN(stored.LSN) > sys.Flushed && !sys.Standby {
 		return 0, refuse(fmt.Errorf("the checkpoint at %s is ahead of the server's log, which ends at %s: the server has lost its newest part (restored from a backup, or failed over to a standby that was behind)",
@@ -70,7 +78,58 @@ func judge(slot *wal.Slot, stored *checkpoint.Checkpoint, sys wal.System, slotNa
 	return resume, nil
 }
 
-const recreate = "create it anew with tidemark init --recreate-slot; what was committed in between is in the outbox table and may be missing in Kafka"
+const recreate = "create it anew with tidemark init --recreate-slot --republish, which publishes every row that is in the outbox table, also those that are in Kafka already; without --republish what was committed in between may be missing in Kafka"
+
+// whyLost says what the server has removed, and what keeps it from doing so.
+func whyLost(reason string) (what, prevent string) {
+	switch reason {
+	case "rows_removed", "conflicting with recovery":
+		return "the standby that it is on had to remove rows of the catalogue that it needed to read the log",
+			"set hot_standby_feedback = on on the standby, and give it a slot on the primary (primary_slot_name), which holds while it is away; on the primary keep wal_level = logical"
+	case "wal_level_insufficient":
+		return "wal_level of the primary was less than logical for a while", "keep wal_level = logical on the primary, too"
+	case "idle_timeout":
+		return "nobody streamed from it for longer than idle_replication_slot_timeout, and Postgres has given up the log that it needed", "raise that, or set it to 0"
+	default:
+		return "Postgres has removed log that it needed, and the events in it", "raise max_slot_wal_keep_size, or watch source.wal_budget"
+	}
+}
+
+// sameLog refuses a checkpoint that lies in a part of the log that the server does not have: it was failed over to a standby
+// that lacked the end. Other events have the LSNs of the lost ones by now, so that reading on would leave them out.
+func sameLog(c *checkpoint.Checkpoint, sys wal.System, history wal.History) error {
+	if c.Timeline == sys.Timeline {
+		return nil
+	}
+	end, known := history[c.Timeline]
+	switch {
+	case !known:
+		return refuse(fmt.Errorf("the checkpoint at %s is from timeline %d, and the timeline %d of this server has not grown from it: it was failed over, or restored, from another", c.LSN, c.Timeline, sys.Timeline),
+			"point source.dsn at the server that has gone on from there; if this one is to, "+adoptLost)
+	case pglogrepl.LSN(c.LSN) > end:
+		return refuse(fmt.Errorf("the checkpoint at %s is beyond %s, where this server left timeline %d: it was failed over to a standby that lacked the end of the log. Events that were committed beyond it are in Kafka and no longer in the database, and other events have their positions now",
+			c.LSN, end, c.Timeline), "decide what the lost ones are worth, then "+adoptLost+"; to keep it from happening again: synchronized_standby_slots, see docs/failover.md")
+	default:
+		return nil
+	}
+}
+
+const adoptLost = "tidemark checkpoint adopt --accept-gap: it goes on from the slot's position, and leaves nothing out that was committed since on the new timeline"
+
+// Forks returns what the next term has to know of cuts in the server's log since the checkpoint was stored, besides the forks
+// that it has: see checkpoint.Fork. Where it is not known since when the log is another one, nothing of what is in Kafka
+// counts, and what is published again is doubled rather than lost.
+func Forks(c *checkpoint.Checkpoint, sys wal.System, history wal.History) []checkpoint.Fork {
+	end, known := history[c.Timeline]
+	switch {
+	case c.Timeline == sys.Timeline && (pglogrepl.LSN(c.LSN) <= sys.Flushed || sys.Standby):
+		return c.Forks
+	case c.State == checkpoint.Streaming && c.Timeline < sys.Timeline && known:
+		return append(slices.Clone(c.Forks), checkpoint.Fork{LSN: checkpoint.LSN(end)})
+	default:
+		return []checkpoint.Fork{{}}
+	}
+}
 
 // sameSource refuses a checkpoint that belongs to something else.
 func sameSource(c *checkpoint.Checkpoint, sys wal.System, slotName string) error {
@@ -97,6 +156,8 @@ func sameSource(c *checkpoint.Checkpoint, sys wal.System, slotName string) error
 func usable(s *wal.Slot, sys wal.System) error {
 	const wayOut = "name another slot in source.slot"
 	switch {
+	case s.Synced && sys.Standby: // passes when it is promoted
+		return fmt.Errorf("slot %s is synced to this standby from its primary, and cannot be used before a promotion: point source.dsn at the primary (several hosts and target_session_attrs=read-write work), or name a slot of the standby's own in source.slot", s.Name)
 	case s.Type != "logical" || s.Plugin != "pgoutput":
 		return &hinted{fmt.Errorf("slot %s is not a logical slot with plugin pgoutput but %s %s", s.Name, s.Type, s.Plugin), wayOut}
 	case s.Database != sys.Database:

@@ -28,10 +28,12 @@ type path struct {
 	tracker *checkpoint.Tracker
 	store   *storing
 	flying  *flying
-	conn    *wal.Conn     // what the reader reads from
-	source  string        // text of the tidemark-source header
-	reader  *wal.Reader   // nil while not streaming
-	target  pglogrepl.LSN // with Once: where the log ended at the start
+	conn    *wal.Conn                   // what the reader reads from
+	line    int32                       // the timeline of the source when the path began
+	source  string                      // text of the tidemark-source header
+	reader  *wal.Reader                 // nil while not streaming
+	lookout atomic.Pointer[wal.Lookout] // on the server of conn, if that is a standby; stays while the connection is lost
+	target  pglogrepl.LSN               // with Once: where the log ended at the start
 
 	tx        *checkpoint.Transaction // the open one; survives a lost connection
 	begun     pglogrepl.LSN           // commit LSN of the last transaction that was begun

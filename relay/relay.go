@@ -27,6 +27,7 @@ type Options struct {
 	Store  Store
 
 	Create           bool   // publication and slot may be created on the first start
+	Failover         string // whether the slot is to be a failover slot: auto, true, false
 	ExistingRows     bool   // publish the rows that were there before the slot
 	MaxBufferedBytes int64  // of events; the client's requests, into which they are copied, may take as much again
 	MaxBehind        uint64 // how many transactions may be read beyond what is stored; 0 is 250,000
@@ -58,6 +59,7 @@ type Relay struct {
 	status      statusBoard
 	doubt       doubt          // survives the term that raised it
 	setAsideLog zerolog.Logger // says the first of many
+	warned      bool           // see warn
 }
 
 // New returns a relay that does nothing until Run.
@@ -132,6 +134,7 @@ type lead struct {
 	decoder  *decode.Decoder
 	stored   checkpoint.Checkpoint // as it is in the store
 	start    pglogrepl.LSN
+	failover bool   // a slot that is created is to be a failover slot
 	existing bool   // rows from before the slot have to be published first,
 	snapshot string // as this snapshot shows them
 }
@@ -167,7 +170,17 @@ func (r *Relay) takeSlot(ctx context.Context, conn *wal.Conn, trouble *outage) (
 	if err != nil {
 		return nil, err
 	}
-	decision, err := judge(slot, stored, conn.System, r.Source.Slot)
+	var history wal.History
+	if stored != nil && stored.Timeline < conn.System.Timeline {
+		if history, err = conn.History(ctx); err != nil {
+			return nil, err
+		}
+	}
+	decision, err := judge(slot, stored, conn.System, history, r.Source.Slot)
+	if err != nil {
+		return nil, err
+	}
+	failover, err := r.setFailover(ctx, conn, slot)
 	if err != nil {
 		return nil, err
 	}
@@ -178,9 +191,13 @@ func (r *Relay) takeSlot(ctx context.Context, conn *wal.Conn, trouble *outage) (
 	if err := r.preparePublication(ctx, conn, decision == create || decision == begin); err != nil {
 		return nil, err
 	}
-	l := &lead{conn: conn, decoder: decoder, stored: NewCheckpoint(conn.System, r.Source.Slot)}
+	if err := r.warn(ctx, conn); err != nil {
+		return nil, err
+	}
+	l := &lead{conn: conn, decoder: decoder, failover: failover, stored: NewCheckpoint(conn.System, r.Source.Slot)}
 	if stored != nil {
 		l.stored = *stored
+		l.stored.Forks = Forks(stored, conn.System, history)
 	}
 	switch decision {
 	case resume:
@@ -201,6 +218,32 @@ func (r *Relay) takeSlot(ctx context.Context, conn *wal.Conn, trouble *outage) (
 	}
 }
 
+// setFailover decides whether the slot is to be a failover slot, and makes it one, or none, if it is there.
+func (r *Relay) setFailover(ctx context.Context, conn *wal.Conn, slot *wal.Slot) (bool, error) {
+	failover, err := conn.System.Failover(r.Failover)
+	if err != nil || slot == nil || slot.Failover == failover || conn.System.Standby {
+		return failover, err
+	}
+	if err := conn.SetFailover(ctx, failover); err != nil {
+		return failover, err
+	}
+	r.Log.Info().Str("slot", slot.Name).Bool("failover", failover).Msg("the slot is changed, as source.failover says")
+	return failover, nil
+}
+
+// warn says, once, what may cost a standby its slot.
+func (r *Relay) warn(ctx context.Context, conn *wal.Conn) error {
+	if r.warned {
+		return nil
+	}
+	why, err := conn.Endangered(ctx)
+	if err == nil && why != "" {
+		r.warned = true
+		r.Log.Warn().Str("slot", r.Source.Slot).Str("why", why).Msg("the slot may be lost: the primary may remove rows of the catalogue that reading the log takes")
+	}
+	return err
+}
+
 // awaitFreeSlot returns the slot, nil if there is none, as soon as nobody streams from it: until then this process is
 // the hot standby.
 func (r *Relay) awaitFreeSlot(ctx context.Context, conn *wal.Conn, trouble *outage) (*wal.Slot, error) {
@@ -212,11 +255,11 @@ func (r *Relay) awaitFreeSlot(ctx context.Context, conn *wal.Conn, trouble *outa
 		if err != nil || slot == nil || !slot.Active {
 			return slot, err
 		}
-		r.status.standby(slot.ActivePID)
+		r.status.standby(slot)
 		if !said {
 			said = true
 			trouble.healed()
-			r.Log.Info().Str("slot", slot.Name).Int("pid", slot.ActivePID).
+			r.Log.Info().Str("slot", slot.Name).Int("pid", slot.ActivePID).Str("holder", slot.Holder()).
 				Msg("another process streams from the slot: waiting as hot standby (pid is its Postgres backend)")
 		}
 		select {
@@ -241,25 +284,40 @@ func (r *Relay) preparePublication(ctx context.Context, conn *wal.Conn, first bo
 			"tidemark init creates it (" + wal.CreatePublicationSQL(r.Source) + "); rows written while it was missing are in the table and may be missing in Kafka",
 		}
 	}
-	if err := wal.CreatePublication(ctx, r.Source); err != nil {
+	setup, err := wal.OpenSetup(ctx, r.Source)
+	if err != nil {
+		return err
+	}
+	defer setup.Close()
+	if err := setup.CreatePublication(ctx); err != nil {
+		return err
+	}
+	if err := conn.CatchUp(ctx, setup); err != nil { // the slot must not begin before the publication
 		return err
 	}
 	r.Log.Info().Str("publication", r.Source.Publication).Msg("publication created")
-	_, err = conn.CheckPublication(ctx)
+	missing, err = conn.CheckPublication(ctx)
+	if err == nil && missing {
+		err = fmt.Errorf("publication %s was created and is not there: does source.admin_dsn lead to another database than source.dsn?", r.Source.Publication)
+	}
 	return err
 }
 
 // createSlot creates the slot of a first start. That the phase of the existing rows has begun is stored before the slot
 // exists: otherwise a crash in its middle would look like a slot whose checkpoint was lost.
 func (r *Relay) createSlot(ctx context.Context, l *lead, again bool) error {
-	if !r.Create && !again {
+	if !r.Create && !again && l.stored.State != checkpoint.Republish {
 		return &hinted{
 			fmt.Errorf("slot %s does not exist and source.create is false", r.Source.Slot),
 			"run tidemark init, or set source.create: true",
 		}
 	}
 	l.existing = r.ExistingRows
-	l.stored.State = checkpoint.ExistingRows
+	if l.stored.State == checkpoint.Republish {
+		l.existing = true
+	} else {
+		l.stored.State = checkpoint.ExistingRows
+	}
 	if err := r.Store.Save(ctx, &l.stored, l.stored.Writer); err != nil {
 		return err
 	}
@@ -270,11 +328,11 @@ func (r *Relay) createSlot(ctx context.Context, l *lead, again bool) error {
 		}
 	}
 	var err error
-	l.start, l.snapshot, err = l.conn.CreateSlot(ctx, false)
+	l.start, l.snapshot, err = l.conn.CreateSlot(ctx, l.failover)
 	if err != nil {
 		return err
 	}
-	r.Log.Info().Str("slot", r.Source.Slot).Stringer("lsn", l.start).Msg("slot created")
+	r.Log.Info().Str("slot", r.Source.Slot).Stringer("lsn", l.start).Bool("failover", l.failover).Msg("slot created")
 	if l.existing {
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pglogrepl"
 
 	"github.com/tidemark/tidemark/checkpoint"
+	"github.com/tidemark/tidemark/wal"
 )
 
 // State is what a relay is doing.
@@ -28,6 +29,7 @@ type Status struct {
 	State          State          `json:"state"`
 	Since          time.Time      `json:"since"`
 	HeldByPID      int            `json:"held_by_pid,omitempty"` // in state standby: the Postgres backend that streams
+	HeldBy         string         `json:"held_by,omitempty"`     // and for whom
 	Stored         checkpoint.LSN `json:"stored_lsn"`            // what is stored, and so may be confirmed
 	InFlightEvents int64          `json:"inflight_events"`
 	InFlightBytes  int64          `json:"inflight_bytes"`
@@ -67,7 +69,7 @@ func (r *Relay) Ready() error {
 	s := r.Status()
 	switch {
 	case s.State == Standby:
-		return fmt.Errorf("hot standby: the slot is held by Postgres backend %d", s.HeldByPID)
+		return fmt.Errorf("hot standby: the slot is held by %s", s.HeldBy)
 	case s.State != Streaming && s.LastError != "":
 		return fmt.Errorf("%s: %s", s.State, s.LastError)
 	case s.State != Streaming:
@@ -106,11 +108,16 @@ func (b *statusBoard) begin(p *path) {
 	})
 }
 
-func (b *statusBoard) standby(pid int) {
-	b.update(func(s *Status) { s.enter(Standby); s.HeldByPID = pid })
+func (b *statusBoard) standby(slot *wal.Slot) {
+	b.update(func(s *Status) {
+		s.enter(Standby)
+		s.HeldByPID, s.HeldBy = slot.ActivePID, slot.Holder()
+	})
 }
 
-func (b *statusBoard) stream() { b.update(func(s *Status) { s.enter(Streaming); s.HeldByPID = 0 }) }
+func (b *statusBoard) stream() {
+	b.update(func(s *Status) { s.enter(Streaming); s.HeldByPID, s.HeldBy = 0, "" })
+}
 
 func (b *statusBoard) interrupt(err error) {
 	b.update(func(s *Status) { s.enter(Interrupted); s.note(err) })

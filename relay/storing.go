@@ -75,10 +75,21 @@ func (s *storing) change(ctx context.Context, edit func(*checkpoint.Checkpoint))
 
 // claim makes this term the checkpoint's holder, if the one that was read still is, and notes under which id it
 // produces. It must be stored before the first event leaves: a successor fences the producers that it finds here.
-func (s *storing) claim(ctx context.Context, producer int64) error {
+//
+// What was published until now, up to the offsets of ends, was published before the server came to its timeline, if the
+// checkpoint has forks that are not noted yet: they are, from here on.
+func (s *storing) claim(ctx context.Context, producer int64, timeline int32, ends checkpoint.Offsets) error {
 	return s.change(ctx, func(c *checkpoint.Checkpoint) {
 		c.Writer = s.writer
 		c.Producers = []int64{producer}
+		c.Timeline = timeline
+		c.Forks = slices.Clone(c.Forks)
+		for i := range c.Forks {
+			if c.Forks[i].Offsets == nil {
+				c.Forks[i].Offsets = ends
+			}
+		}
+		c.Settle()
 	})
 }
 
@@ -103,6 +114,11 @@ func (s *storing) cover(ctx context.Context, topics map[string]topicBase) error 
 		}
 		for name, base := range topics {
 			c.Offsets[name], c.TopicIDs[name] = base.ends, base.id
+		}
+		c.Forks = slices.Clone(c.Forks)
+		for i := range c.Forks { // of a topic of the same name that is no more, if of any
+			c.Forks[i].Offsets = maps.Clone(c.Forks[i].Offsets)
+			maps.DeleteFunc(c.Forks[i].Offsets, func(name string, _ map[int32]int64) bool { _, isNew := topics[name]; return isNew })
 		}
 	})
 }
@@ -152,14 +168,16 @@ func positionOf(mark checkpoint.Mark) string {
 	return decode.Position{Commit: mark.Commit, Index: mark.Events - 1}.String()
 }
 
-// advance stores mark, with the offsets of the latest cut that it has passed.
-func (s *storing) advance(ctx context.Context, mark checkpoint.Mark) error {
+// advance stores mark, which was read from this timeline or an earlier one, with the offsets of the latest cut that it has
+// passed.
+func (s *storing) advance(ctx context.Context, mark checkpoint.Mark, timeline int32) error {
 	current := s.current()
-	if mark.End <= pglogrepl.LSN(current.LSN) || current.State != checkpoint.Streaming {
+	if (mark.End <= pglogrepl.LSN(current.LSN) && timeline == current.Timeline) || current.State != checkpoint.Streaming {
 		return nil
 	}
 	err := s.change(ctx, func(c *checkpoint.Checkpoint) {
-		c.LSN = checkpoint.LSN(mark.End)
+		c.LSN = max(c.LSN, checkpoint.LSN(mark.End))
+		c.Timeline = timeline
 		if mark.Events > 0 {
 			c.Position = positionOf(mark)
 		}
@@ -168,6 +186,7 @@ func (s *storing) advance(ctx context.Context, mark checkpoint.Mark) error {
 				c.Offsets = overlay(c.Offsets, cut.offsets)
 			}
 		}
+		c.Settle()
 	})
 	if err != nil {
 		return err
@@ -205,15 +224,36 @@ func (p *path) save(ctx context.Context, all bool) error {
 		p.store.cutAt(pglogrepl.LSN(p.handedCommit.Load()), ends)
 	}
 	mark := p.tracker.Safe()
-	if !all && p.store.canWait(mark) {
+	timeline, err := p.timeline(ctx) // asked after that, and so holds for all of it
+	if err != nil {
+		return err
+	}
+	if !all && p.store.canWait(mark) && timeline == p.store.current().Timeline {
 		return nil
 	}
-	if err := p.store.advance(ctx, mark); err != nil {
+	if err := p.store.advance(ctx, mark, timeline); err != nil {
 		return err
 	}
 	p.status.stored(p.store.confirmable())
 	p.flying.wake()
 	return nil
+}
+
+// timeline returns the one that what was read until now is from. Only a standby's changes while it is read from: when it is
+// promoted, or follows one that was.
+func (p *path) timeline(ctx context.Context) (int32, error) {
+	current := p.store.current().Timeline
+	lookout := p.lookout.Load()
+	if lookout == nil {
+		return current, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	timeline, err := lookout.Timeline(ctx)
+	if err == nil && timeline != current {
+		p.Log.Info().Int32("from", current).Int32("timeline", timeline).Msg("the server that is read from has come to another timeline, and so has the checkpoint")
+	}
+	return timeline, err
 }
 
 // keepCheckpoint stores what is safe, again and again, until ctx is done. While the store does not take it nothing is

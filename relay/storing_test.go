@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"reflect"
 	"testing"
 
 	"github.com/jackc/pglogrepl"
@@ -47,7 +48,7 @@ func TestOffsetsAreThoseOfACutThatIsSafe(t *testing.T) {
 		{checkpoint.Mark{End: 201}, 90},
 	}
 	for _, step := range steps {
-		if err := s.advance(t.Context(), step.safe); err != nil {
+		if err := s.advance(t.Context(), step.safe, 0); err != nil {
 			t.Fatal(err)
 		}
 		if got := store.saved.Offsets["t"]; got[0] != step.want || got[1] != 1 {
@@ -60,14 +61,14 @@ func TestNothingIsConfirmableThatIsNotStored(t *testing.T) {
 	t.Parallel()
 	store := &memory{err: errors.New("disk full")}
 	s := newStoring(store, checkpoint.Checkpoint{LSN: 10}, "me")
-	if err := s.advance(t.Context(), checkpoint.Mark{End: 50}); err == nil || s.confirmable() != 10 {
+	if err := s.advance(t.Context(), checkpoint.Mark{End: 50}, 0); err == nil || s.confirmable() != 10 {
 		t.Errorf("the store refused (%v), and %s is confirmable", err, s.confirmable())
 	}
 	store.err = nil
-	if err := s.advance(t.Context(), checkpoint.Mark{End: 50}); err != nil || s.confirmable() != 50 || store.saved.LSN != 50 {
+	if err := s.advance(t.Context(), checkpoint.Mark{End: 50}, 0); err != nil || s.confirmable() != 50 || store.saved.LSN != 50 {
 		t.Errorf("stored %s, confirmable %s (%v)", store.saved.LSN, s.confirmable(), err)
 	}
-	if err := s.advance(t.Context(), checkpoint.Mark{End: 40}); err != nil || s.confirmable() != 50 {
+	if err := s.advance(t.Context(), checkpoint.Mark{End: 40}, 0); err != nil || s.confirmable() != 50 {
 		t.Errorf("it went back to %s (%v)", s.confirmable(), err)
 	}
 }
@@ -94,7 +95,7 @@ func TestOnlyTheEndOfTheLogCanWait(t *testing.T) {
 		if step.wait {
 			continue
 		}
-		if err := s.advance(t.Context(), step.mark); err != nil {
+		if err := s.advance(t.Context(), step.mark, 0); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -118,7 +119,7 @@ func TestCutsAreFewHoweverLongATransactionWaits(t *testing.T) {
 				t.Fatalf("%d cuts are kept", len(s.cuts))
 			}
 		}
-		if err := s.advance(t.Context(), checkpoint.Mark{End: safe}); err != nil {
+		if err := s.advance(t.Context(), checkpoint.Mark{End: safe}, 0); err != nil {
 			t.Fatal(err)
 		}
 		for partition, offset := range store.saved.Offsets["t"] {
@@ -129,7 +130,7 @@ func TestCutsAreFewHoweverLongATransactionWaits(t *testing.T) {
 		if end := store.saved.Offsets["t"][9]; safe == cuts+1 && end != cuts-1 {
 			t.Errorf("everything is safe, and partition 9 is stored with %d", end)
 		}
-		if err := s.advance(t.Context(), checkpoint.Mark{End: cuts + 1}); err != nil || len(s.cuts) != 0 {
+		if err := s.advance(t.Context(), checkpoint.Mark{End: cuts + 1}, 0); err != nil || len(s.cuts) != 0 {
 			t.Fatalf("%d cuts are left, %v", len(s.cuts), err)
 		}
 		for partition := range int32(10) {
@@ -146,11 +147,64 @@ func TestCutsOutliveAStoreThatFails(t *testing.T) {
 	s := newStoring(store, checkpoint.Checkpoint{}, "me")
 	s.cutAt(5, checkpoint.Offsets{"t": {0: 5}})
 	s.cutAt(5, checkpoint.Offsets{"t": {1: 9}}) // what has changed meanwhile
-	if err := s.advance(t.Context(), checkpoint.Mark{End: 6, Count: 1}); err == nil || s.count.Load() != 0 {
+	if err := s.advance(t.Context(), checkpoint.Mark{End: 6, Count: 1}, 0); err == nil || s.count.Load() != 0 {
 		t.Errorf("%v, %d transactions are stored", err, s.count.Load())
 	}
 	store.err = nil
-	if err := s.advance(t.Context(), checkpoint.Mark{End: 7, Count: 2}); err != nil || s.count.Load() != 2 || !maps.Equal(store.saved.Offsets["t"], map[int32]int64{0: 5, 1: 9}) {
+	if err := s.advance(t.Context(), checkpoint.Mark{End: 7, Count: 2}, 0); err != nil || s.count.Load() != 2 || !maps.Equal(store.saved.Offsets["t"], map[int32]int64{0: 5, 1: 9}) {
 		t.Errorf("%v, %d transactions are stored, with %v", err, s.count.Load(), store.saved.Offsets)
+	}
+}
+
+// A fork is noted with the ends of the moment of the takeover, and kept until the LSN has reached it.
+func TestForkIsKeptUntilItIsPassed(t *testing.T) {
+	t.Parallel()
+	store := &memory{}
+	s := newStoring(store, checkpoint.Checkpoint{
+		Timeline: 1, LSN: 10, Offsets: checkpoint.Offsets{"t": {0: 1, 1: 8}, "u": {0: 2}}, Forks: []checkpoint.Fork{{LSN: 100}},
+	}, "me")
+	ends := checkpoint.Offsets{"t": {0: 5, 1: 6}, "u": {0: 4}}
+	if err := s.claim(t.Context(), 4711, 2, ends); err != nil {
+		t.Fatal(err)
+	}
+	if c := store.saved; c.Timeline != 2 || !reflect.DeepEqual(c.Forks, []checkpoint.Fork{{LSN: 100, Offsets: ends}}) || c.Offsets["t"][0] != 1 {
+		t.Errorf("after the takeover: %+v", c)
+	}
+	if err := s.claim(t.Context(), 4712, 2, checkpoint.Offsets{"t": {0: 50}}); err != nil {
+		t.Fatal(err)
+	}
+	if c := store.saved; !reflect.DeepEqual(c.Forks, []checkpoint.Fork{{LSN: 100, Offsets: ends}}) {
+		t.Errorf("the next takeover moves it: %+v", c.Forks)
+	}
+	if err := s.cover(t.Context(), map[string]topicBase{"u": {"new", map[int32]int64{0: 0}}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		end  pglogrepl.LSN
+		left int
+		want checkpoint.Offsets
+	}{
+		{99, 1, checkpoint.Offsets{"t": {0: 1, 1: 8}, "u": {0: 0}}},
+		{100, 0, checkpoint.Offsets{"t": {0: 5, 1: 8}, "u": {0: 0}}},
+	} {
+		if err := s.advance(t.Context(), checkpoint.Mark{End: step.end}, 2); err != nil {
+			t.Fatal(err)
+		}
+		if c := store.saved; len(c.Forks) != step.left || !reflect.DeepEqual(c.Offsets, step.want) {
+			t.Errorf("at %s: forks %+v, offsets %v; want %d and %v", step.end, c.Forks, c.Offsets, step.left, step.want)
+		}
+	}
+	if ends["u"][0] != 4 {
+		t.Error("a map that was stored before has changed")
+	}
+}
+
+// What is safe was read from the timeline that was asked for afterwards, and is stored with it, also if nothing is new.
+func TestTimelineIsStoredWithWhatWasReadFromIt(t *testing.T) {
+	t.Parallel()
+	store := &memory{}
+	s := newStoring(store, checkpoint.Checkpoint{Timeline: 1, LSN: 10}, "me")
+	if err := s.advance(t.Context(), checkpoint.Mark{End: 10}, 2); err != nil || store.saved.Timeline != 2 || store.saved.LSN != 10 {
+		t.Errorf("stored %+v, %v", store.saved, err)
 	}
 }

@@ -18,7 +18,7 @@ import (
 // newPath opens what a term needs besides the source.
 func (r *Relay) newPath(ctx context.Context, l *lead) (*path, error) {
 	p := &path{
-		Relay: r, source: SourceName(l.conn.System, r.Source.Slot), decoder: l.decoder,
+		Relay: r, line: l.conn.System.Timeline, source: SourceName(l.conn.System, r.Source.Slot), decoder: l.decoder,
 		flying:  newFlying(r.MaxBufferedBytes),
 		tracker: checkpoint.NewTracker(checkpoint.Mark{End: l.start}),
 		store:   newStoring(r.Store, l.stored, rand.Text()),
@@ -28,16 +28,33 @@ func (r *Relay) newPath(ctx context.Context, l *lead) (*path, error) {
 		return nil, &hinted{err, "correct kafka in the configuration"}
 	}
 	p.ctx, p.fail = context.WithCancelCause(ctx)
-	p.target = l.conn.System.Flushed
+	if p.target, err = r.end(ctx, l.conn); err != nil {
+		p.pub.Close()
+		return nil, err
+	}
 	r.status.begin(p)
 	go p.watch(p.ctx) // ends with it
 	return p, nil
+}
+
+// end returns up to where Once reads: all that is committed by now.
+func (r *Relay) end(ctx context.Context, conn *wal.Conn) (pglogrepl.LSN, error) {
+	if !r.Once || !conn.System.Standby || r.Source.AdminDSN == "" || r.Source.AdminDSN == r.Source.DSN {
+		return conn.System.Flushed, nil
+	}
+	setup, err := wal.OpenSetup(ctx, r.Source) // the standby may lag behind
+	if err != nil {
+		return 0, err
+	}
+	defer setup.Close()
+	return setup.Flushed(ctx)
 }
 
 func (p *path) close() {
 	p.fail(nil)
 	p.status.end()
 	p.disconnect()
+	p.lookout.Load().Close()
 	p.pub.Close()
 	p.closeParking()
 }
@@ -65,7 +82,7 @@ func (p *path) sessions(l *lead) error {
 			if cause := context.Cause(p.ctx); cause != nil {
 				return cause
 			}
-			if !passes(err) || checkpoint.IsTakenOver(err) {
+			if !passes(err) || checkpoint.IsTakenOver(err) || errors.Is(err, errTimeline) {
 				return err
 			}
 			p.disconnect()
@@ -84,6 +101,10 @@ func (p *path) sessions(l *lead) error {
 // session streams over one replication connection, until an error.
 func (p *path) session(l *lead, trouble *outage) error {
 	p.conn, p.decoder = l.conn, l.decoder
+	if l.conn.System.Timeline != p.line {
+		return errTimeline
+	}
+	p.lookout.Swap(l.conn.Lookout()).Close()
 	reader, err := p.conn.Start(p.ctx, pglogrepl.LSN(l.stored.LSN), p.store.confirmable)
 	if err != nil {
 		return err
@@ -98,6 +119,10 @@ func (p *path) session(l *lead, trouble *outage) error {
 	return p.stream()
 }
 
+// errTimeline ends a term whose source was failed over: what it knows of the stream is about another log, in which other
+// events may have the same positions. The next begins from the checkpoint.
+var errTimeline = errors.New("the source was failed over")
+
 // resume takes over from whoever was here before: it makes sure that nothing of theirs is still under way, learns what they
 // have published beyond the checkpoint, and makes the checkpoint ours. Before that nothing is published. A path does it
 // once; when only the connection to the source is new, our own producer has gone on.
@@ -108,11 +133,14 @@ func (p *path) resume(l *lead) error {
 	tail := publish.Tail{
 		Source: p.source, Since: pglogrepl.LSN(l.stored.LSN),
 		Offsets: l.stored.Offsets, TopicIDs: l.stored.TopicIDs, Producers: l.stored.Producers,
+		Forks: forks(l.stored.Forks),
 		Progress: func(read, of int64) {
 			p.Log.Info().Int64("read", read).Int64("of", of).Msg("reading what was published beyond the checkpoint")
 		},
 	}
-	err := p.persist("Kafka is not ready, nothing is published yet", func(ctx context.Context) error { return p.takeOver(ctx, tail) })
+	err := p.persist("Kafka is not ready, nothing is published yet", func(ctx context.Context) error {
+		return p.takeOver(ctx, tail, l.conn.System.Timeline)
+	})
 	if err == nil {
 		err = p.persist("the table of parked events cannot be read, nothing is published yet", func(ctx context.Context) error { return p.openParking(ctx, p.source) })
 	}
@@ -120,12 +148,21 @@ func (p *path) resume(l *lead) error {
 	return err
 }
 
-func (p *path) takeOver(ctx context.Context, tail publish.Tail) error {
+func forks(stored []checkpoint.Fork) []publish.Fork {
+	out := make([]publish.Fork, len(stored))
+	for i, f := range stored {
+		out[i] = publish.Fork{LSN: pglogrepl.LSN(f.LSN), Offsets: f.Offsets}
+	}
+	return out
+}
+
+func (p *path) takeOver(ctx context.Context, tail publish.Tail, timeline int32) error {
 	producer, err := p.pub.ProducerID(ctx)
 	if err != nil {
 		return err
 	}
-	if p.ResumeDedupe {
+	ends := checkpoint.Offsets{}
+	if p.ResumeDedupe || len(tail.Forks) > 0 {
 		present, unfenced, err := p.pub.Resume(ctx, tail)
 		if err != nil {
 			return err
@@ -133,12 +170,13 @@ func (p *path) takeOver(ctx context.Context, tail publish.Tail) error {
 		if unfenced != nil {
 			p.Log.Warn().Err(unfenced).Msg("the broker does not let us fence the predecessor's producer (it takes the right to alter the cluster): what it still has under way may arrive twice")
 		}
-		if present.Len() > 0 {
+		ends = present.Ends()
+		if present.Len() > 0 && p.ResumeDedupe {
 			p.Log.Info().Int("events", present.Len()).Msg("events beyond the checkpoint are in Kafka already and will not be published again")
 			p.present = present
 		}
 	}
-	return p.store.claim(ctx, producer)
+	return p.store.claim(ctx, producer, timeline, ends)
 }
 
 // disconnect gives up the connection to the source; what was handed over stays in flight.
@@ -199,6 +237,12 @@ func (p *path) publishExisting(l *lead) error {
 	said := at
 	p.tx = p.tracker.Begin(0)
 	p.count++
+	// Earlier than any commit: no log begins before 0/1000000. Where the stream has been at work before, they must be later
+	// than what it brought, or consumers that drop what is stale would drop them: just before the slot, between two records.
+	var first pglogrepl.LSN
+	if l.stored.State == checkpoint.Republish {
+		first = l.start - 7
+	}
 	var n uint64
 	for _, table := range p.Tables {
 		var existing *decode.Existing
@@ -211,8 +255,7 @@ func (p *path) publishExisting(l *lead) error {
 				return err
 			}
 			d := p.nextDelivery()
-			// Earlier than any commit: no log begins before 0/1000000.
-			existing.Event(values, decode.Position{Commit: pglogrepl.LSN(n >> 32), Index: uint32(n)}, at, &d.Event) //nolint:gosec // the low half
+			existing.Event(values, decode.Position{Commit: first + pglogrepl.LSN(n>>32), Index: uint32(n)}, at, &d.Event) //nolint:gosec // the low half
 			n++
 			if err := p.row(d); err != nil {
 				return err

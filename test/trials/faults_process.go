@@ -58,7 +58,7 @@ func processFaults() []fault {
 				if err := zombie.signal(syscall.SIGSTOP); err != nil {
 					return nil, err
 				}
-				if err := other.ready(ctx, time.Minute); err != nil {
+				if err := other.ready(ctx); err != nil {
 					return nil, err
 				}
 				s.hold(ctx, 12*time.Second)

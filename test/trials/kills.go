@@ -29,7 +29,7 @@ func (r *report) runKills(ctx context.Context, o *options, s *servers) {
 
 func runKillRun(ctx context.Context, o *options, s *servers, name string, kills, rows int) (t result) {
 	t = result{Fault: name, What: "SIGKILL at random moments, from the first millisecond of a start on, under as many rows as that takes", Exits: []string{}}
-	stack, err := newStack(ctx, s, name, sub(o.seed, name))
+	stack, err := newStack(ctx, s, name, "", sub(o.seed, name))
 	if err != nil {
 		t.Broken = "the trial cannot begin: " + err.Error()
 		return t
@@ -49,7 +49,7 @@ func runKillRun(ctx context.Context, o *options, s *servers, name string, kills,
 
 func (s *stack) killAgainAndAgain(ctx context.Context, kills, rows int, t *result) error {
 	i := s.start(ctx)
-	if err := i.ready(ctx, time.Minute); err != nil {
+	if err := i.ready(ctx); err != nil {
 		return err
 	}
 	// The rows are to last as long as the kills, which takes trying: the rate follows what is left of both.

@@ -28,7 +28,10 @@ type fault struct {
 	Load   func(s *stack, l *trial.Load)
 	Finish func(ctx context.Context, s *stack) error
 
-	Three bool          // on a cluster of three brokers
+	Three bool // on a cluster of three brokers
+	// Pair names the version of Postgres of which the trial has a primary with a synchronous standby for itself.
+	Pair string
+
 	Quick bool          // part of a short run,
 	Short time.Duration // where it is repeated for so long, and injected once at least
 	Alone bool          // not to be mixed with others
@@ -36,6 +39,10 @@ type fault struct {
 	Says  []string      // and what its last word has to contain then
 	Twice string        // why events may arrive twice
 	Late  string        // why events may arrive behind later ones of other keys
+
+	Once      bool             // it cannot be repeated
+	Refused   bool             // tidemark must end with status 3, once a time at least, and no other
+	Tolerated []ledger.Finding // besides that
 }
 
 // errSkip marks why a trial cannot be run here.
@@ -45,7 +52,7 @@ func skip(why string) error { return fmt.Errorf("%w: %s", errSkip, why) }
 
 // faults are all that there are.
 func faults() []fault {
-	all := slices.Concat(processFaults(), kafkaFaults(), postgresFaults(), machineFaults(), poisonFaults(), clusterFaults())
+	all := slices.Concat(processFaults(), kafkaFaults(), postgresFaults(), machineFaults(), poisonFaults(), clusterFaults(), whereFaults())
 	return append(all, mixed(all))
 }
 
@@ -99,6 +106,7 @@ type result struct {
 	Suppressed int      `json:"suppressed"`      // duplicates that tidemark says it has recognized
 	Exits      []string `json:"exits"`           // of processes that ended by themselves
 	Recovery   recovery `json:"recovery"`
+	Takeover   recovery `json:"takeover"` // where another instance or server took over: until it was at work
 	Note       string   `json:"note,omitempty"`
 	Broken     string   `json:"broken,omitempty"` // what promise, and how
 }
@@ -159,6 +167,9 @@ func (t *result) remark() string {
 	if len(t.Done) > 0 {
 		parts = append(parts, t.Done.String())
 	}
+	if t.Takeover.Max > 0 {
+		parts = append(parts, fmt.Sprintf("taken over after %.1f s, %.1f s", t.Takeover.Median, t.Takeover.Max))
+	}
 	return strings.Join(parts, ", ")
 }
 
@@ -188,7 +199,7 @@ func sub(seed uint64, name string) *rand.Rand {
 // runFault runs one trial. What goes wrong with the trial itself is in the result, too.
 func runFault(ctx context.Context, o *options, s *servers, f *fault) (t result) {
 	t = result{Fault: f.Name, What: f.What, Exits: []string{}}
-	stack, err := newStack(ctx, s, f.Name, sub(o.seed, f.Name))
+	stack, err := newStack(ctx, s, f.Name, f.Pair, sub(o.seed, f.Name))
 	if err != nil {
 		t.Broken = "the trial cannot begin: " + err.Error()
 		return t
@@ -220,6 +231,9 @@ func runFault(ctx context.Context, o *options, s *servers, f *fault) (t result) 
 // end leaves nothing of a trial running, and no slot: the server has room for few.
 func (s *stack) end(ctx context.Context, t *result) {
 	s.close()
+	if s.pair != nil { // its servers are gone, and the slot with them
+		return
+	}
 	if err := s.dropSlot(ctx); err != nil && t.Broken == "" {
 		t.Broken = "the trial leaves its slot behind, and the next ones cannot make theirs: " + err.Error()
 	}
@@ -253,7 +267,7 @@ func (s *stack) dropSlot(ctx context.Context) error {
 // inject breaks and heals, again and again, while writers write.
 func (s *stack) inject(ctx context.Context, o *options, f *fault, t *result) (recoveries []time.Duration, err error) {
 	first := s.start(ctx)
-	if err := first.ready(ctx, time.Minute); err != nil {
+	if err := first.ready(ctx); err != nil {
 		return nil, err
 	}
 	load := trial.Load{Writers: 6, Rate: o.rate, Seed: s.rng.Uint64()}
@@ -265,7 +279,7 @@ func (s *stack) inject(ctx context.Context, o *options, f *fault, t *result) (re
 	if o.short {
 		length = min(length, f.Short)
 	}
-	for end := time.Now().Add(length); t.Injections == 0 || time.Now().Before(end); {
+	for end := time.Now().Add(length); t.Injections == 0 || (!f.Once && time.Now().Before(end)); {
 		s.hold(ctx, s.between(500*time.Millisecond, 2*time.Second))
 		heal, err := f.Inject(ctx, s)
 		if err != nil {
@@ -349,7 +363,10 @@ func (s *stack) judge(ctx context.Context, f *fault, t *result) {
 	s.mu.Lock()
 	t.Exits = append(t.Exits, s.exits...)
 	s.mu.Unlock()
-	var tolerated []ledger.Finding
+	if len(s.takeovers) > 0 {
+		t.Takeover = summarize(s.takeovers)
+	}
+	tolerated := f.Tolerated
 	if f.Twice != "" {
 		tolerated = append(tolerated, ledger.Doubled)
 		t.Note = f.Twice
@@ -360,6 +377,15 @@ func (s *stack) judge(ctx context.Context, f *fault, t *result) {
 	}
 	broken(v.Err(tolerated...))
 	switch {
+	case f.Refused:
+		if len(t.Exits) < t.Injections {
+			broken(errors.New("it was not refused"))
+		}
+		for _, exit := range t.Exits {
+			if !strings.HasPrefix(exit, "exit status 3:") {
+				broken(fmt.Errorf("it ended by itself: %s", exit))
+			}
+		}
 	case f.Exits != "":
 		t.Note = f.Exits
 		for _, exit := range t.Exits {

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/tidemark/tidemark/devstack"
 	"github.com/tidemark/tidemark/test/trial"
 )
 
@@ -23,8 +24,13 @@ type stack struct {
 	rng     *rand.Rand
 	writers *trial.Writers
 	cleanup []func()
-	drawn   []string // the faults of a mixed trial
-	done    counts   // what else was done
+	drawn   []string    // the faults of a mixed trial
+	done    counts      // what else was done
+	pair    *trial.Pair // of servers for this trial alone; nil if it is on the shared one
+	ways    bool        // every instance has its own way to Postgres
+
+	injected  int             // a fault's own count
+	takeovers []time.Duration // how long each took
 
 	mu        sync.Mutex
 	instances []*instance
@@ -32,24 +38,46 @@ type stack struct {
 }
 
 // newStack makes an arena of its own for one trial.
-func newStack(ctx context.Context, s *servers, name string, rng *rand.Rand) (*stack, error) {
+func newStack(ctx context.Context, s *servers, name, pair string, rng *rand.Rand) (_ *stack, err error) {
+	st := &stack{servers: s, rng: rng, done: counts{}}
 	database := strings.ReplaceAll(name, "-", "_") + fmt.Sprintf("_%06x", rng.Uint32()&0xffffff)
-	if err := s.postgres.CreateDatabase(ctx, database); err != nil {
+	var dsn string
+	if pair == "" {
+		dsn = s.postgres.DSN(database)
+		err = s.postgres.CreateDatabase(ctx, database)
+	} else {
+		if st.pair, err = trial.StartPair(ctx, devstack.PostgresOptions{Version: pair}); err != nil {
+			return nil, err
+		}
+		st.cleanup = append(st.cleanup, func() { _ = st.pair.Close() }) // the trial is over
+		dsn = st.pair.DSN(database)
+		err = st.pair.CreateDatabase(ctx, database)
+	}
+	defer func() {
+		if err != nil {
+			for _, do := range st.cleanup {
+				do()
+			}
+		}
+	}()
+	if err != nil {
 		return nil, err
 	}
 	dir := filepath.Join(s.dir, database)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
-	arena, err := trial.NewArena(ctx, trial.Options{
-		Binary: s.binary, DSN: s.postgres.DSN(database), Brokers: s.kafka.Brokers(), Dir: dir, Seed: rng.Uint64(), Reader: s.kafkaClient,
+	st.Arena, err = trial.NewArena(ctx, trial.Options{
+		Binary: s.binary, DSN: dsn, Brokers: s.kafka.Brokers(), Dir: dir, Seed: rng.Uint64(), Reader: s.kafkaClient,
 	})
 	if err != nil {
 		return nil, err
 	}
-	arena.Config.DSN = s.throughProxy(arena.DSN)
-	arena.Config.Brokers = s.relayBrokers()
-	return &stack{servers: s, Arena: arena, rng: rng, done: counts{}}, nil
+	if st.pair == nil {
+		st.Config.DSN = s.throughProxy(dsn)
+	}
+	st.Config.Brokers = s.relayBrokers()
+	return st, nil
 }
 
 // instance is one place where a tidemark runs: when it ends, it is started again, as a service manager would.
@@ -58,6 +86,8 @@ type instance struct {
 	ctx   context.Context //nolint:containedctx // ends with the instance
 	stop  context.CancelFunc
 	done  chan struct{}
+	way   string          // to Postgres, if it is not the arena's
+	proxy *devstack.Proxy // on that way
 
 	mu         sync.Mutex
 	relay      *trial.Relay
@@ -75,6 +105,9 @@ const restartAfter = 500 * time.Millisecond
 func (s *stack) start(ctx context.Context) *instance {
 	i := &instance{stack: s, done: make(chan struct{})}
 	i.ctx, i.stop = context.WithCancel(ctx)
+	if s.ways {
+		i.ownWay(ctx)
+	}
 	s.mu.Lock()
 	s.instances = append(s.instances, i)
 	s.mu.Unlock()
@@ -82,10 +115,24 @@ func (s *stack) start(ctx context.Context) *instance {
 	return i
 }
 
+// ownWay gives the instance a proxy before Postgres that is no one else's.
+func (i *instance) ownWay(ctx context.Context) {
+	upstream := fmt.Sprintf("127.0.0.1:%d", i.stack.postgres.Port())
+	if i.proxy, i.err = devstack.StartProxy(ctx, upstream); i.err != nil {
+		return
+	}
+	i.stack.cleanup = append(i.stack.cleanup, func() { _ = i.proxy.Close() }) // never fails
+	i.way = strings.Replace(i.stack.DSN, upstream, i.proxy.Addr(), 1)
+}
+
 func (i *instance) supervise() {
 	defer close(i.done)
 	for i.ctx.Err() == nil {
-		relay, err := i.stack.Start(i.ctx)
+		config := i.stack.Config
+		if i.way != "" {
+			config.DSN = i.way
+		}
+		relay, err := trial.Start(i.ctx, config)
 		if err != nil {
 			i.mu.Lock()
 			i.err = err
@@ -180,8 +227,8 @@ func end(s string, n int) string { return s[max(0, len(s)-n):] }
 func (i *instance) signal(sig syscall.Signal) error { return i.process().Signal(sig) }
 
 // ready waits until the instance streams.
-func (i *instance) ready(ctx context.Context, limit time.Duration) error {
-	return trial.Await(ctx, "an instance is ready", limit, func() (bool, error) {
+func (i *instance) ready(ctx context.Context) error {
+	return trial.Await(ctx, "an instance is ready", time.Minute, func() (bool, error) {
 		relay := i.process()
 		if relay == nil {
 			return false, nil

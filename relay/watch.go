@@ -16,7 +16,7 @@ const (
 // watch looks at the Kafka side once a second, until ctx is done: the client itself retries in silence for as long as it
 // takes.
 func (p *path) watch(ctx context.Context) {
-	w := watcher{path: p}
+	w := newWatcher(p)
 	ticker := time.NewTicker(watchEvery)
 	defer ticker.Stop()
 	for {
@@ -37,6 +37,8 @@ type watcher struct {
 	landed                    int64
 	progressed, stallLookedAt time.Time
 }
+
+func newWatcher(p *path) *watcher { return &watcher{path: p, progressed: time.Now()} }
 
 // brokers says when no broker answers, and when one does again.
 func (w *watcher) brokers(ctx context.Context) {

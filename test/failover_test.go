@@ -43,7 +43,8 @@ func newPair(t *testing.T) *trial.Pair {
 // TestSilentHostIsTakenOver has the active instance stand still, as when its host does: the slot is free within seconds,
 // whatever the server's wal_sender_timeout, and the other takes over. Nothing that the first one does later counts.
 func TestSilentHostIsTakenOver(t *testing.T) {
-	a := newArena(t)
+	// A real Kafka, or none: the imitation lets a producer go on that was fenced.
+	a := newArenaOn(t, stacktest.Database(t, postgresOptions()), stacktest.Kafka(t))
 	active := a.startReady()
 	standby := a.start()
 	a.await("the second instance waits for the slot, and says who holds it", time.Minute, func() bool {

@@ -166,7 +166,7 @@ func (a *arena) mustStop(w *trial.Writers) {
 }
 
 // judge waits for what is still to come, prints the verdict and fails the test if a promise is broken.
-func (a *arena) judge(tolerated ...ledger.Finding) ledger.Verdict {
+func (a *arena) judge() ledger.Verdict {
 	a.t.Helper()
 	return a.judgeBut()
 }

@@ -144,7 +144,10 @@ func (p *Pair) promote(ctx context.Context) error {
 
 // CreateDatabase makes an empty database, which the standby has, too, when it returns.
 func (p *Pair) CreateDatabase(ctx context.Context, name string) error {
-	return p.Primary.CreateDatabase(ctx, name) // a commit waits for the standby
+	if err := p.Primary.CreateDatabase(ctx, name); err != nil {
+		return err
+	}
+	return p.CatchUp(ctx) // a commit waits until the standby has it, and not until it shows it
 }
 
 // CatchUp returns when the standby shows what is committed by now.

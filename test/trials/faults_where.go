@@ -197,11 +197,11 @@ func failOverWithoutSlot(ctx context.Context, s *stack) (func() error, error) {
 }
 
 // onReplica has tidemark read from the standby.
-func onReplica(_ context.Context, s *stack) error {
+func onReplica(ctx context.Context, s *stack) error {
 	database := s.Config.Slot
 	s.Config.DSN = s.pair.StandbyDSN(database)
 	s.Config = s.Config.With("TIDEMARK_SOURCE_ADMIN_DSN", s.pair.DSN(database))
-	return nil
+	return s.pair.CatchUp(ctx) // with the outbox table
 }
 
 // gone takes the instance away for good, with SIGKILL.

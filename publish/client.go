@@ -29,6 +29,10 @@ type Options struct {
 	Compression string
 	Topics      TopicOptions
 	Settings    map[string]string // producer settings by their Java names, see settings
+	// TransactionalID makes the publisher transactional: it publishes between Begin and Commit alone, and of all that have
+	// this id only the youngest can.
+	TransactionalID string
+	EndGrace        time.Duration // how long the end of a transaction may go on that is not wanted any more
 }
 
 // TLS says how brokers are spoken to. The files are PEM.
@@ -100,8 +104,23 @@ func (o *Options) producer(partitioner kgo.Partitioner) ([]kgo.Opt, error) {
 		// How soon partitions that were added are noticed.
 		kgo.MetadataMaxAge(time.Minute),
 	}
+	if o.TransactionalID != "" {
+		opts = append(opts, kgo.TransactionalID(o.TransactionalID), kgo.TransactionTimeout(defaultTransactionTimeout),
+			kgo.ConcurrentTransactionsBackoff(5*time.Millisecond))
+	}
 	extra, err := settings(o.Settings)
 	return append(opts, extra...), err
+}
+
+// defaultTransactionTimeout is also Java's.
+const defaultTransactionTimeout = time.Minute
+
+// TransactionTimeout is how long the brokers let a transaction be open before they abort it.
+func (o *Options) TransactionTimeout() time.Duration {
+	if ms, err := strconv.ParseUint(o.Settings["transaction.timeout.ms"], 10, 31); err == nil {
+		return time.Duration(ms) * time.Millisecond //nolint:gosec // 31 bits
+	}
+	return defaultTransactionTimeout
 }
 
 func codec(name string) (kgo.CompressionCodec, error) {
@@ -182,6 +201,7 @@ func settings(options map[string]string) ([]kgo.Opt, error) {
 		"request.timeout.ms":      milliseconds(func(d time.Duration) kgo.Opt { return kgo.ProduceRequestTimeout(d) }),
 		"metadata.max.age.ms":     milliseconds(kgo.MetadataMaxAge),
 		"connections.max.idle.ms": milliseconds(kgo.ConnIdleTimeout),
+		"transaction.timeout.ms":  milliseconds(func(d time.Duration) kgo.Opt { return kgo.TransactionTimeout(d) }),
 		"max.request.size": func(v string) (kgo.Opt, error) {
 			n, err := strconv.ParseInt(v, 10, 32)
 			return kgo.BrokerMaxWriteBytes(int32(n)), err

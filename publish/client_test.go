@@ -103,7 +103,7 @@ func TestSettingsThatAreWrongAreAllNamed(t *testing.T) {
 	for _, want := range []string{
 		"kafka.options: acks is fixed, because the delivery promises rest on it; remove it",
 		"kafka.options: transactional.id is fixed",
-		"kafka.options: no option linger; there are client.id, connections.max.idle.ms, linger.ms, max.request.size, metadata.max.age.ms, request.timeout.ms",
+		"kafka.options: no option linger; there are client.id, connections.max.idle.ms, linger.ms, max.request.size, metadata.max.age.ms, request.timeout.ms, transaction.timeout.ms",
 		`kafka.options: linger.ms: "5ms" is no whole number in range`,
 		`kafka.options: request.timeout.ms: "-1" is no whole number in range`,
 		`kafka.options: max.request.size: "2147483648" is no whole number in range`,

@@ -57,6 +57,7 @@ type Publisher struct {
 	health      health
 	stopped     atomic.Bool
 	lenient     atomic.Bool
+	transaction transaction
 
 	mu     sync.Mutex // guards what follows, and what is in it
 	topics map[string]*topic
@@ -91,6 +92,7 @@ func Open(o Options, acked func(*Delivery, error)) (*Publisher, error) {
 		return nil, err
 	}
 	p := &Publisher{options: o, partitioner: partitioner, topics: map[string]*topic{}}
+	p.transaction.used = o.TransactionalID != ""
 	p.ctx, p.cancel = context.WithCancel(context.Background()) //nolint:forbidigo // records live as long as the publisher
 	opts := slices.Concat(shared, producing)
 	opts = append(opts, kgo.WithHooks(&p.health), kgo.ProducerBatchMaxBytesFn(p.maxBatchBytes), kgo.WithLogger(failureWatch{p}))
@@ -101,6 +103,7 @@ func Open(o Options, acked func(*Delivery, error)) (*Publisher, error) {
 	p.admin = kadm.NewClient(p.client)
 	p.finish = func(r *kgo.Record, err error) {
 		d := r.Context.(*carrier).delivery //nolint:forcetypeassert // Publish put it there
+		err = p.transaction.observe(r, err)
 		if err == nil {
 			d.Partition, d.Offset = r.Partition, r.Offset
 			p.mu.Lock()
@@ -232,6 +235,7 @@ func IsPoison(err error) bool {
 func IsFenced(err error) bool {
 	for _, fenced := range []error{
 		kerr.InvalidProducerEpoch, kerr.ProducerFenced, kerr.OutOfOrderSequenceNumber, kerr.UnknownProducerID, kerr.InvalidProducerIDMapping,
+		kerr.InvalidTxnState, errOtherEpoch,
 	} {
 		if errors.Is(err, fenced) {
 			return true

@@ -23,7 +23,10 @@ type Tail struct {
 	TopicIDs  map[string]string // a topic that was deleted and created again is read from its start
 	Producers []int64           // the producers that may have written since
 	Forks     []Fork
-	Progress  func(read, of int64)
+	// TransactionalID is that of the transactional producer that may have written since; "" if there is none, or if it is
+	// this publisher's own: then asking for our producer id has fenced it.
+	TransactionalID string
+	Progress        func(read, of int64)
 }
 
 // Fork is a point at which the source's log was cut off and went on differently, as in a failover to a standby that lacked its
@@ -79,7 +82,7 @@ func (s *Present) Has(ev *decode.Event) bool { return s.HasIn(ev.Topic, ev) }
 
 // HasIn reports whether the event is in the given topic already.
 func (s *Present) HasIn(topic string, ev *decode.Event) bool {
-	if fromTable(ev.Position.Commit) {
+	if FromTable(ev.Position.Commit) {
 		return s.ids[topic][ev.ID]
 	}
 	number, ok := s.topics[topic]
@@ -94,13 +97,13 @@ const (
 	alignment = 8
 )
 
-// fromTable reports whether a position belongs to a row that was there before the slot: it is that of no commit. Such rows
+// FromTable reports whether a position belongs to a row that was there before the slot: it is that of no commit. Such rows
 // are numbered anew if their phase is interrupted, so they are known by their ids.
-func fromTable(commit pglogrepl.LSN) bool { return commit < firstLSN || commit%alignment != 0 }
+func FromTable(commit pglogrepl.LSN) bool { return commit < firstLSN || commit%alignment != 0 }
 
 func (s *Present) add(topic, id string, pos decode.Position) {
 	s.count++
-	if fromTable(pos.Commit) {
+	if FromTable(pos.Commit) {
 		if s.ids[topic] == nil {
 			s.ids[topic] = map[string]bool{}
 		}
@@ -155,7 +158,11 @@ func (p *Publisher) Resume(ctx context.Context, tail Tail) (present *Present, un
 			return nil, nil, fmt.Errorf("look up topic %s: %w", t.Topic, t.Err)
 		}
 	}
-	if err := p.fence(ctx, metadata.Topics, tail.Producers); err != nil {
+	err = p.fence(ctx, metadata.Topics, tail.Producers)
+	if err == nil && tail.TransactionalID != "" && tail.TransactionalID != p.options.TransactionalID {
+		err = fenceTransactional(ctx, p.client, tail.TransactionalID)
+	}
+	if err != nil {
 		if ctx.Err() != nil || !isRefusal(err) {
 			return nil, nil, err
 		}
@@ -164,8 +171,12 @@ func (p *Publisher) Resume(ctx context.Context, tail Tail) (present *Present, un
 	if err := r.plan(ctx, metadata.Topics); err != nil {
 		return nil, nil, err
 	}
-	reading := scanner{client: r.client, each: r.note, progress: tail.Progress}
-	return r.present, unfenced, reading.read(ctx, r.spans)
+	reading := scanner{client: r.client, each: r.note, marker: r.decide, progress: tail.Progress}
+	err = reading.read(ctx, r.spans)
+	for open := range r.open {
+		err = errors.Join(err, fmt.Errorf("read the tail of %s/%d: producer %d: %w", open.topic, open.partition, open.producer, errUndecided))
+	}
+	return r.present, unfenced, err
 }
 
 // fence ends the given producers on every partition of the topics. It writes the marker with which an administrator
@@ -221,7 +232,25 @@ type tailReader struct {
 	tail    Tail
 	present *Present
 	spans   []*span
+	open    map[openTransaction][]mark
 }
+
+// openTransaction is one of which it is not known yet how it ends.
+type openTransaction struct {
+	topic     string
+	partition int32
+	producer  int64
+}
+
+// mark is what is kept of an event's record.
+type mark struct {
+	id  string
+	pos decode.Position
+}
+
+// errUndecided says that it is not known yet whether records of a transaction count. That of a producer which is fenced is
+// decided; where we may not fence it, the brokers abort it when it times out.
+var errUndecided = errors.New("a transaction is open that is neither committed nor aborted yet")
 
 // plan decides what to read: each partition from the stored offset, or from its start where nothing is stored or what
 // is stored belongs to a topic that is no more.
@@ -264,9 +293,41 @@ func (r *tailReader) plan(ctx context.Context, topics kadm.TopicDetails) error {
 	return nil
 }
 
-// note adds the record to the set if it is one of this source's events, and not one that was published again on
-// purpose.
+// note adds the record to the set if it is one of this source's events. One of a transaction waits for its marker.
 func (r *tailReader) note(record *kgo.Record) {
+	m, ok := r.mark(record)
+	switch {
+	case !ok:
+	case record.Attrs.IsTransactional():
+		if r.open == nil {
+			r.open = map[openTransaction][]mark{}
+		}
+		open := openTransaction{record.Topic, record.Partition, record.ProducerID}
+		r.open[open] = append(r.open[open], m)
+	default:
+		r.present.add(record.Topic, m.id, m.pos)
+	}
+}
+
+// decide takes a marker, which ends the transaction that its producer has open in the partition. Records of one that is
+// aborted are in the log and no consumer of committed records sees them: they count as not there.
+func (r *tailReader) decide(marker *kgo.Record) {
+	open := openTransaction{marker.Topic, marker.Partition, marker.ProducerID}
+	if isCommit(marker.Key) {
+		for _, m := range r.open[open] {
+			r.present.add(marker.Topic, m.id, m.pos)
+		}
+	}
+	delete(r.open, open)
+}
+
+// isCommit reads the key of a control record: its version and its type, 0 for an abort and 1 for a commit, 16 bits each.
+// (https://kafka.apache.org/documentation/#controlbatch)
+func isCommit(key []byte) bool { return len(key) >= 4 && key[2] == 0 && key[3] == 1 }
+
+// mark returns what is to be kept of a record, if it is one of this source's events, and not one that was published again
+// on purpose.
+func (r *tailReader) mark(record *kgo.Record) (_ mark, ok bool) {
 	var source, position, id string
 	for _, h := range record.Headers {
 		switch h.Key {
@@ -277,20 +338,20 @@ func (r *tailReader) note(record *kgo.Record) {
 		case "id", "ce_id":
 			id = string(h.Value)
 		case "tidemark-replay":
-			return
+			return mark{}, false
 		}
 	}
 	if source != r.tail.Source {
-		return
+		return mark{}, false
 	}
 	pos, err := decode.ParsePosition(position)
 	if err != nil || pos.Commit < r.tail.Since {
-		return
+		return mark{}, false
 	}
 	for i := range r.tail.Forks {
 		if r.tail.Forks[i].hides(record, pos.Commit) {
-			return
+			return mark{}, false
 		}
 	}
-	r.present.add(record.Topic, id, pos)
+	return mark{id, pos}, true
 }

@@ -38,9 +38,7 @@ func openPredecessor(t *testing.T, brokers []string, topic string) *predecessor 
 	t.Cleanup(p.Close)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	if err := p.Prepare(ctx, []string{topic}); err != nil {
-		t.Fatal(err)
-	}
+	eventually(t, "the topic is there", func() bool { return p.Prepare(ctx, []string{topic}) == nil })
 	return p
 }
 
@@ -224,7 +222,7 @@ func FuzzTailRecord(f *testing.F) {
 				t.Fatalf("Has(%s in topic %s) = %v", pos, topic, got)
 			}
 		}
-		if next := (decode.Position{Commit: pos.Commit, Index: pos.Index ^ 64}); !fromTable(pos.Commit) && r.present.Has(&decode.Event{Topic: "t", ID: id, Position: next}) {
+		if next := (decode.Position{Commit: pos.Commit, Index: pos.Index ^ 64}); !FromTable(pos.Commit) && r.present.Has(&decode.Event{Topic: "t", ID: id, Position: next}) {
 			t.Fatalf("%s is in a set that holds %s alone", next, pos)
 		}
 	})
@@ -306,7 +304,7 @@ func TestWhatIsBeyondAForkIsNotTakenForWhatHasItsPosition(t *testing.T) {
 func TestRowsOfTheTableAreKnownByTheirIDs(t *testing.T) {
 	t.Parallel()
 	for commit, want := range map[pglogrepl.LSN]bool{0: true, firstLSN - 1: true, firstLSN: false, firstLSN + 8: false, 0x16B3748: false, 0x16B3748 - 7: true, 0x16B3748 - 1: true} {
-		if fromTable(commit) != want {
+		if FromTable(commit) != want {
 			t.Errorf("%s: from the table %v, want %v", commit, !want, want)
 		}
 	}

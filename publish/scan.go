@@ -99,6 +99,7 @@ type scanner struct {
 	client    *kgo.Client
 	isolation int8 // as the request has it
 	each      func(*kgo.Record)
+	marker    func(*kgo.Record) // gets the control records; nil: nobody
 	skipped   func(topic string, partition int32, to int64)
 	progress  func(read, of int64)
 	lead      func(context.Context) error // finds the leaders anew; nil: an error ends the reading
@@ -245,8 +246,12 @@ func (r *scanner) take(s *span, answer *kmsg.FetchResponseTopicPartition) error 
 		return fmt.Errorf("read %s/%d at %d: %w", s.topic, s.partition, s.from, fetched.Err)
 	}
 	for _, record := range fetched.Records {
-		if record.Offset >= s.from && !record.Attrs.IsControl() {
+		switch {
+		case record.Offset < s.from:
+		case !record.Attrs.IsControl():
 			r.each(record)
+		case r.marker != nil:
+			r.marker(record)
 		}
 	}
 	s.from = max(s.from, next)

@@ -41,9 +41,19 @@ type entry struct {
 	sum      uint32 // of the payload
 	fate     Fate
 	place    Place
-	arrivals uint8 // in its topic; counts to 255
-	letters  uint8 // as a dead letter; the same
-	life     uint8 // which topic of its name it has arrived in
+	arrivals uint8  // in its topic; counts to 255
+	letters  uint8  // as a dead letter; the same
+	life     uint8  // which topic of its name it has arrived in
+	tx       uint32 // the database transaction that wrote it; 0 before its writer has said more
+	kafka    KafkaTransaction
+}
+
+// KafkaTransaction tells one transaction of a producer from the next: since transaction.version 2 (Kafka 4.0) each has an
+// epoch of its own. The zero value is none.
+type KafkaTransaction struct {
+	Producer int64
+	Epoch    int16
+	Any      bool
 }
 
 // Place is where an event has to be in the end.
@@ -86,7 +96,8 @@ type place struct {
 
 // Ledger keeps the account. Any goroutine may use it.
 type Ledger struct {
-	run uint64 // the first half of every id
+	run         uint64 // the first half of every id
+	exactlyOnce bool   // never changes
 
 	mu         sync.Mutex
 	events     []entry
@@ -101,6 +112,7 @@ type Ledger struct {
 	again      int       // events that have arrived in another topic of the same name, too
 	lives      map[string]uint8
 	letters    string // the dead letter topic
+	txs        uint32 // database transactions that their writers have told of
 	found      findings
 }
 
@@ -114,6 +126,14 @@ func (l *Ledger) DeadLetters(topic string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.letters = topic
+}
+
+// NewExactlyOnce returns a ledger that is read into as a consumer of committed records, and that wants the events of each
+// database transaction to be in one Kafka transaction.
+func NewExactlyOnce(run uint64) *Ledger {
+	l := New(run)
+	l.exactlyOnce = true
+	return l
 }
 
 // Key returns the number of a record key in a topic.
@@ -158,12 +178,14 @@ func (l *Ledger) Register(k Key, payload []byte) Event {
 	return e
 }
 
-// Tell enters what became of events. The ledger holds it against the table in Settle.
+// Tell enters what became of events, which one transaction has written. The ledger holds it against the table in Settle.
 func (l *Ledger) Tell(fate Fate, events ...Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.txs++
 	for _, e := range events {
 		l.setFate(e, fate)
+		l.events[e].tx = l.txs
 	}
 }
 

@@ -101,7 +101,7 @@ func (a *account) want(counts map[ledger.Finding]int) {
 	a.t.Helper()
 	v := a.Verdict()
 	for _, f := range []ledger.Finding{
-		ledger.Lost, ledger.Doubled, ledger.Misordered, ledger.Phantom, ledger.Astray, ledger.Damaged, ledger.Backward, ledger.Unstable, ledger.Skipped,
+		ledger.Lost, ledger.Doubled, ledger.Misordered, ledger.Phantom, ledger.Astray, ledger.Damaged, ledger.Backward, ledger.Unstable, ledger.Torn, ledger.Skipped,
 	} {
 		if v.Count(f) != counts[f] {
 			a.t.Errorf("%d %s, want %d\n%v", v.Count(f), f, counts[f], v.Err())
@@ -450,4 +450,43 @@ func TestReaderReadsEverything(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.want(map[ledger.Finding]int{ledger.Lost: 1, ledger.Doubled: 250})
+}
+
+// TestATornTransactionIsFound commits three events together and has them arrive in Kafka transactions.
+func TestATornTransactionIsFound(t *testing.T) {
+	in := func(producer int64, epoch int16) ledger.KafkaTransaction {
+		return ledger.KafkaTransaction{Producer: producer, Epoch: epoch, Any: true}
+	}
+	tests := []struct {
+		name  string
+		kafka [3]ledger.KafkaTransaction
+		torn  int
+	}{
+		{"all in one", [3]ledger.KafkaTransaction{in(1, 1), in(1, 1), in(1, 1)}, 0},
+		{"the last in the next", [3]ledger.KafkaTransaction{in(1, 1), in(1, 1), in(1, 2)}, 1},
+		{"another producer's", [3]ledger.KafkaTransaction{in(1, 1), in(2, 1), in(2, 1)}, 2},
+		{"one in none", [3]ledger.KafkaTransaction{in(1, 1), {}, in(1, 1)}, 1},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			a := newAccount(t)
+			a.Ledger = ledger.NewExactlyOnce(7)
+			events := []ledger.Event{a.write("a", ledger.Committed), a.write("a", ledger.Committed), a.write("b", ledger.Committed)}
+			a.Tell(ledger.Committed, events...)
+			for i, e := range events {
+				r := a.record(int32(i%2), e)
+				r.Kafka = test.kafka[i]
+				r.Offset += 10 * int64(i) // aborted records between them are no finding
+				a.Arrive(r)
+			}
+			if err := a.settle(); err != nil {
+				t.Fatal(err)
+			}
+			want := map[ledger.Finding]int{}
+			if test.torn > 0 {
+				want[ledger.Torn] = test.torn
+			}
+			a.want(want)
+		})
+	}
 }

@@ -13,9 +13,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// Reader reads topics from their beginning into a ledger, uncommitted records of transactions included, while they are
-// written and across whatever happens to the brokers. A topic that is deleted and created again is read from its beginning
-// again.
+// Reader reads topics from their beginning into a ledger, while they are written and across whatever happens to the
+// brokers: uncommitted records of transactions included, unless the ledger is one of exactly once. A topic that is deleted
+// and created again is read from its beginning again.
 type Reader struct {
 	ledger *Ledger
 	client *kgo.Client
@@ -28,12 +28,16 @@ type Reader struct {
 
 // Read begins to read the topics, which may not exist yet, until Close. The options are added to the client's.
 func Read(ctx context.Context, l *Ledger, brokers, topics []string, opts ...kgo.Opt) (*Reader, error) {
+	isolation := kgo.ReadUncommitted()
+	if l.exactlyOnce {
+		isolation = kgo.ReadCommitted()
+	}
 	client, err := kgo.NewClient(append([]kgo.Opt{
 		kgo.SeedBrokers(brokers...),
 		kgo.ClientID("ledger"),
 		kgo.ConsumeTopics(topics...),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
-		kgo.FetchIsolationLevel(kgo.ReadUncommitted()),
+		kgo.FetchIsolationLevel(isolation),
 		kgo.KeepControlRecords(), // so that no offset is missing
 		kgo.FetchMaxWait(250 * time.Millisecond),
 		kgo.MetadataMinAge(100 * time.Millisecond),
@@ -106,6 +110,9 @@ func (r *Reader) enter(t *kgo.FetchTopic) {
 
 func asRecord(r *kgo.Record) Record {
 	out := Record{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Key: r.Key, Value: r.Value}
+	if r.Attrs.IsTransactional() {
+		out.Kafka = KafkaTransaction{r.ProducerID, r.ProducerEpoch, true}
+	}
 	for _, h := range r.Headers {
 		switch h.Key {
 		case "id":

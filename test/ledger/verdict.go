@@ -23,11 +23,12 @@ const (
 	Damaged    Finding = "damaged"    // another topic, key or payload than written
 	Backward   Finding = "backward"   // first arrivals of a partition whose positions do not grow; parked events come later
 	Unstable   Finding = "unstable"   // one event with two positions
+	Torn       Finding = "torn"       // not in the Kafka transaction of the other events of its database transaction, or in none
 	Skipped    Finding = "skipped"    // offsets that the reader was not shown: an error of the trial, not of the relay
 )
 
 //nolint:gochecknoglobals // the order in which they are told
-var all = []Finding{Lost, Doubled, Misordered, Phantom, Astray, Damaged, Backward, Unstable, Skipped}
+var all = []Finding{Lost, Doubled, Misordered, Phantom, Astray, Damaged, Backward, Unstable, Torn, Skipped}
 
 const maxExamples = 5
 
@@ -65,6 +66,7 @@ type Record struct {
 	Value     []byte
 	ID        string // header id
 	Position  string // header tidemark-position
+	Kafka     KafkaTransaction
 
 	// Headers of a dead letter.
 	Error   string // tidemark-error
@@ -120,7 +122,7 @@ func (l *Ledger) Arrive(r Record) {
 		}
 		return
 	}
-	event.arrivals, event.commit, event.index, event.life = 1, commit, index, life
+	event.arrivals, event.commit, event.index, event.life, event.kafka = 1, commit, index, life, r.Kafka
 	l.progress(e)
 	if p.any && (commit < p.commit || commit == p.commit && index <= p.index) {
 		l.found.add(Backward, 1, fmt.Sprintf("%s: event %s has position %s, behind %016x-%08x", r.where(), r.ID, r.Position, p.commit, p.index))
@@ -200,7 +202,7 @@ func (l *Ledger) step(topic string, number int32, offset int64) *place {
 	if offset < p.next {
 		return nil
 	}
-	if offset > p.next {
+	if offset > p.next && !l.exactlyOnce { // else aborted records have been there
 		l.found.add(Skipped, int(offset-p.next), fmt.Sprintf("%s/%d: offsets %d to %d", topic, number, p.next, offset))
 	}
 	p.next = offset + 1
@@ -319,6 +321,9 @@ func (l *Ledger) Verdict() Verdict {
 			v.Moved++
 		}
 	}
+	if l.exactlyOnce {
+		l.tear(&found)
+	}
 	v.Counts, v.Examples = found.counts, found.examples
 	return v
 }
@@ -343,6 +348,32 @@ func (v *Verdict) count(e *entry, id func() string, found *findings) {
 		found.add(Astray, 1, fmt.Sprintf("event %s is a dead letter", id()))
 	}
 }
+
+// tear finds events that a consumer of committed records may see without the others of their database transaction.
+func (l *Ledger) tear(found *findings) {
+	first := make(map[uint32]int) // database transaction: the number of its first event that has arrived
+	for i := range l.events {
+		event := &l.events[i]
+		if event.arrivals == 0 || event.tx == 0 {
+			continue
+		}
+		before, known := first[event.tx]
+		if !known {
+			first[event.tx] = i
+		}
+		id := func(i int) string { return l.ID(Event(i)) } //nolint:gosec // as many as events
+		switch {
+		case !event.kafka.Any:
+			found.add(Torn, 1, fmt.Sprintf("event %s is in no Kafka transaction", id(i)))
+		case known && l.events[before].kafka != event.kafka:
+			found.add(Torn, 1, fmt.Sprintf("event %s is in Kafka transaction %v, and event %s, which was committed with it, in %v",
+				id(i), event.kafka, id(before), l.events[before].kafka))
+		}
+	}
+}
+
+// String is the producer and its epoch.
+func (t KafkaTransaction) String() string { return fmt.Sprintf("%d/%d", t.Producer, t.Epoch) }
 
 // Count returns how many there are of a finding.
 func (v Verdict) Count(f Finding) int { return v.Counts[f] }

@@ -35,6 +35,8 @@ type Options struct {
 	Topics  int      // default 3
 	Seed    uint64
 	Reader  []kgo.Opt // for the ledger's way to Kafka
+	// ExactlyOnce is delivery.mode: exactly_once, judged as a consumer of committed records sees it.
+	ExactlyOnce bool
 }
 
 // NewArena creates the outbox table and begins to read the topics, which do not exist yet.
@@ -47,6 +49,10 @@ func NewArena(ctx context.Context, o Options) (*Arena, error) {
 	a := &Arena{
 		DSN: o.DSN, Brokers: o.Brokers,
 		Ledger: ledger.New(o.Seed),
+	}
+	if o.ExactlyOnce {
+		a.Ledger = ledger.NewExactlyOnce(o.Seed)
+		a.Config = a.Config.With("TIDEMARK_DELIVERY_MODE", "exactly_once", "TIDEMARK_CHECKPOINT_STORE", "kafka")
 	}
 	if o.Topics == 0 {
 		o.Topics = 3

@@ -38,8 +38,10 @@ type Checkpoint struct {
 	TopicIDs  map[string]string `json:"topic_ids,omitempty"`
 	Producers []int64           `json:"producers,omitempty"` // idempotent producer ids that may have written since
 	Forks     []Fork            `json:"forks,omitempty"`     // oldest first, see Settle
-	Writer    string            `json:"writer,omitempty"`    // names the process that holds the checkpoint
-	WrittenAt time.Time         `json:"written_at"`
+	// TransactionalID is that of the transactional producer that may have written since, instead of Producers.
+	TransactionalID string    `json:"transactional_id,omitempty"`
+	Writer          string    `json:"writer,omitempty"` // names the process that holds the checkpoint
+	WrittenAt       time.Time `json:"written_at"`
 }
 
 // State is the phase that the stored position belongs to.

@@ -88,20 +88,37 @@ func (t *Tracker) Safe() Mark {
 	defer t.mu.Unlock()
 	n := 0
 	for n < len(t.queue) && t.queue[n].pending.Load() == 0 {
-		tx := t.queue[n]
-		t.safe.End = max(t.safe.End, tx.end)
-		if tx.events > 0 {
-			t.safe.Commit, t.safe.Events = tx.commit, tx.events
-		}
+		t.safe = t.safe.after(t.queue[n])
 		t.queue[n] = nil // the slice is cut, not copied: let the transaction go
 		n++
-		t.safe.Count++
 	}
 	t.queue = t.queue[n:]
 	if len(t.queue) == 0 {
 		t.queue = nil // and let go of the array behind the cut
 	}
 	return t.safe
+}
+
+// Committed returns what Safe returns once everything that was read so far is acknowledged. No transaction may be open. It
+// belongs to the goroutine of Begin.
+func (t *Tracker) Committed() Mark {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	mark := t.safe
+	for _, tx := range t.queue {
+		mark = mark.after(tx)
+	}
+	return mark
+}
+
+// after is the mark behind tx.
+func (m Mark) after(tx *Transaction) Mark {
+	m.Count++
+	m.End = max(m.End, tx.end)
+	if tx.events > 0 {
+		m.Commit, m.Events = tx.commit, tx.events
+	}
+	return m
 }
 
 // Waiting returns how many transactions are not safe yet, the open one included.

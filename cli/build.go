@@ -22,8 +22,12 @@ const drainTimeout = 10 * time.Second
 
 // relayOptions turns the configuration into what a relay is built from.
 func relayOptions(c *config.Config, s store, log zerolog.Logger) relay.Options {
+	kafka, exactlyOnce := kafkaOptions(c), c.Delivery.Mode == "exactly_once"
+	if exactlyOnce {
+		kafka.TransactionalID = s.(*checkpoint.Kafka).TransactionalID() //nolint:forcetypeassert // config allows no other store
+	}
 	return relay.Options{
-		Source: sourceOptions(c), Tables: tables(c), Kafka: kafkaOptions(c), Store: s,
+		Source: sourceOptions(c), Tables: tables(c), Kafka: kafka, Store: s, ExactlyOnce: exactlyOnce,
 		Create: c.Source.Create, Failover: c.Source.Failover, ExistingRows: c.Source.ExistingRows == "publish",
 		MaxBufferedBytes: max(1, c.Kafka.MaxBufferedBytes/2), // the client's requests take the other half
 		CheckpointEvery:  c.Checkpoint.Interval, DrainTimeout: drainTimeout,

@@ -17,6 +17,7 @@ func (c *Config) check(found *problems) {
 	c.Kafka.check(found)
 	c.Delivery.check(found)
 	c.Checkpoint.check(found)
+	c.checkExactlyOnce(found)
 	if c.HTTP.Listen != "" {
 		if _, port, err := net.SplitHostPort(c.HTTP.Listen); err != nil || !isPort(port) {
 			found.add("http.listen", `%q is not host:port such as 127.0.0.1:8642 or :8642; "" turns it off`, c.HTTP.Listen)
@@ -171,12 +172,25 @@ func (s *SASL) check(found *problems) {
 }
 
 func (d *Delivery) check(found *problems) {
-	found.oneOfThese("delivery.mode", d.Mode, []string{"at_least_once"}, []string{"exactly_once"})
+	found.oneOf("delivery.mode", d.Mode, "at_least_once", "exactly_once")
 	found.oneOf("delivery.on_poison", d.OnPoison, "stop", "dead_letter", "park")
 	if t := d.DeadLetterTopic; t != "" && !isTopic(t) {
 		found.add("delivery.dead_letter_topic", "%q is no topic name; Kafka wants 1 to 249 of a-z, A-Z, 0-9, '.', '_' and '-'", t)
 	} else if t == "" && d.OnPoison == "dead_letter" {
 		found.add("delivery.dead_letter_topic", "is required with delivery.on_poison: dead_letter")
+	}
+}
+
+// checkExactlyOnce notes what does not go together with delivery.mode: exactly_once.
+func (c *Config) checkExactlyOnce(found *problems) {
+	if c.Delivery.Mode != "exactly_once" {
+		return
+	}
+	if c.Checkpoint.Store != "kafka" {
+		found.add("checkpoint.store", "is %s, and delivery.mode: exactly_once keeps the checkpoint in the Kafka transaction of the events: set it to kafka (tidemark checkpoint move takes the position along), or delivery.mode to at_least_once", c.Checkpoint.Store)
+	}
+	if !c.Delivery.ResumeDedupe {
+		found.add("delivery.resume_dedupe", "is false, and delivery.mode: exactly_once needs it for database transactions that are too large for one Kafka transaction: set it to true")
 	}
 }
 

@@ -114,7 +114,7 @@ type CreateTopics struct {
 
 // Delivery is what is promised, and what happens to an event that cannot be published.
 type Delivery struct {
-	Mode            string `yaml:"mode"` // at_least_once
+	Mode            string `yaml:"mode"` // at_least_once, exactly_once
 	ResumeDedupe    bool   `yaml:"resume_dedupe"`
 	OnPoison        string `yaml:"on_poison"` // stop, dead_letter, park
 	DeadLetterTopic string `yaml:"dead_letter_topic"`

@@ -140,7 +140,7 @@ func (p *path) persist(what string, work func(context.Context) error) error {
 
 // unparkDue is when to look for parked events that may go; zero if there are none.
 func (p *path) unparkDue() time.Time {
-	if len(p.parking.keys) == 0 {
+	if len(p.parking.keys) == 0 || (p.group.on && p.tx != nil) {
 		return time.Time{}
 	}
 	if p.parking.look.IsZero() {
@@ -153,7 +153,11 @@ func (p *path) unparkDue() time.Time {
 // their keys that come meanwhile are still parked, so that none of them can overtake.
 func (p *path) unpark() error {
 	p.parking.look = time.Now().Add(parkLook)
-	if err := p.handOver(); err != nil {
+	if p.group.on && p.pub.InTransaction() {
+		if err := p.commitGroup(); err != nil {
+			return err
+		}
+	} else if err := p.handOver(); err != nil {
 		return err
 	}
 	for {
@@ -243,7 +247,7 @@ func (p *path) tryAlone(ev decode.Event) (refused, err error) {
 		return refused, p.stillTrue(&one[0], refused)
 	}
 	p.flying.add(ev.Bytes(), nil)
-	return p.publishOne(one)
+	return p.aloneInGroup(one)
 }
 
 // arrivedBefore returns which of the events are in Kafka although they are still in the table: they were under way when

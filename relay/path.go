@@ -43,6 +43,8 @@ type path struct {
 	resumed   bool
 	present   *publish.Present // beyond the checkpoint and in Kafka already; nil when that is behind us
 	parking   parking
+	group     group
+	together  *together          // nil without groups
 	burst     []publish.Delivery // events that are to be handed over together
 	slab      *slab              // in which they lie
 	lastBurst time.Time
@@ -72,7 +74,7 @@ func (p *path) stream() error {
 		if err := p.awaitRoom(); err != nil { // back-pressure: nothing is read that could not be held
 			return err
 		}
-		msg, err := p.reader.Receive(p.ctx, earlier(p.burstDue(), p.unparkDue()))
+		msg, err := p.reader.Receive(p.ctx, earlier(earlier(p.burstDue(), p.unparkDue()), p.groupDue()))
 		if err != nil {
 			return err
 		}
@@ -89,6 +91,9 @@ func (p *path) stream() error {
 			if err := p.handOver(); err != nil {
 				return err
 			}
+		}
+		if err := p.afterMessage(msg.Kind); err != nil {
+			return err
 		}
 		if due := p.unparkDue(); !due.IsZero() && time.Now().After(due) {
 			if err := p.unpark(); err != nil {
@@ -152,6 +157,7 @@ func (p *path) commit() {
 	if !p.again {
 		p.tracker.Commit(p.tx, p.decoder.Transaction().End)
 		p.tx = nil
+		p.wholeTransaction()
 	}
 	p.again = false
 }
@@ -227,14 +233,18 @@ func (p *path) handOver() error {
 			return err
 		}
 	}
+	if err := p.openGroup(&p.burst[0].Event); err != nil {
+		return err
+	}
 	batch := p.burst
+	p.group.events += len(batch)
 	p.handedCommit.Store(uint64(batch[len(batch)-1].Event.Position.Commit)) // before they leave, see save
 	p.burst = p.burst[len(p.burst):len(p.burst):cap(p.burst)]
 	p.lastBurst = time.Now()
 	from := 0
 	for i := range batch {
 		d := &batch[i]
-		reason := p.pub.Check(d)
+		reason := p.check(d)
 		if reason == nil && !p.waitsBehindParked(&d.Event) {
 			continue
 		}
@@ -421,7 +431,7 @@ func (p *path) acked(d *publish.Delivery, err error) {
 		if publish.IsPoison(err) {
 			err = &rejection{err}
 		}
-		p.fail(err) // the event stays unacknowledged, so nothing behind it becomes safe
+		p.fail(p.fenced(err)) // the event stays unacknowledged, so nothing behind it becomes safe
 	}
 	d.Release()
 	p.flying.comeBack(bytes, slab)

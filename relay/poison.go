@@ -53,6 +53,7 @@ func (p *path) raiseDoubt(err error) {
 	var rejected *rejection
 	if errors.As(err, &rejected) && p.handedAny {
 		p.doubt = doubt{any: true, last: p.handed}
+		p.solo = p.handed.Commit
 	}
 }
 
@@ -62,6 +63,9 @@ func (p *path) publishAlone(one []publish.Delivery) error {
 	refused, err := p.publishOne(one)
 	if err != nil || refused == nil {
 		return err
+	}
+	if p.group.on {
+		return p.noteRefused(&suspect.Event, refused)
 	}
 	p.flying.add(suspect.Event.Bytes(), nil)
 	if err := p.setAside(&suspect, refused); err != nil {
@@ -105,7 +109,7 @@ func (p *path) setAside(d *publish.Delivery, reason error) error {
 	default:
 		err := &PoisonError{Event: *ev, Reason: reason}
 		p.flying.remove(ev.Bytes(), slabOf(d))
-		return err
+		return p.apart(ev, err)
 	}
 }
 

@@ -33,6 +33,7 @@ type Options struct {
 	MaxBehind        uint64 // how many transactions may be read beyond what is stored; 0 is 250,000
 	CheckpointEvery  time.Duration
 	DrainTimeout     time.Duration // how long a stop waits for acknowledgements
+	ExactlyOnce      bool          // in Kafka transactions; Kafka.TransactionalID is set, and Store keeps checkpoints in Kafka
 	ResumeDedupe     bool          // at a start, look in Kafka for what was published behind the checkpoint, and drop it
 	OnPoison         Policy
 	DeadLetterTopic  string
@@ -57,7 +58,9 @@ type Store interface {
 type Relay struct {
 	Options
 	status      statusBoard
-	doubt       doubt          // survives the term that raised it
+	doubt       doubt         // survives the term that raised it
+	solo        pglogrepl.LSN // likewise: transactions that commit up to here are published one a group
+	refused     map[refusal]error
 	setAsideLog zerolog.Logger // says the first of many
 	warned      bool           // see warn
 }
@@ -161,6 +164,9 @@ func (r *Relay) takeSlot(ctx context.Context, conn *wal.Conn, trouble *outage) (
 	}
 	// Only now: while another process held the slot, the checkpoint was its to move, and the log went on.
 	if err := conn.Refresh(ctx); err != nil {
+		return nil, err
+	}
+	if err := r.fence(ctx); err != nil {
 		return nil, err
 	}
 	stored, err := r.Store.Load(ctx)

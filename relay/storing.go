@@ -21,6 +21,7 @@ const storeTimeout = 10 * time.Second
 type storing struct {
 	store  Store
 	writer string // names this term in the checkpoint
+	atomic bool   // the store commits the checkpoint and the events before it together
 
 	mu     sync.Mutex // held while the store works
 	stored checkpoint.Checkpoint
@@ -47,6 +48,9 @@ func newStoring(store Store, stored checkpoint.Checkpoint, writer string) *stori
 	return s
 }
 
+// inTransactions makes what is published visible only by what is saved here.
+func (s *storing) inTransactions(store Store) { s.store, s.atomic = store, true }
+
 // confirmable returns the LSN that is stored, which is what may be told to Postgres.
 func (s *storing) confirmable() pglogrepl.LSN { return pglogrepl.LSN(s.lsn.Load()) }
 
@@ -63,8 +67,11 @@ func (s *storing) change(ctx context.Context, edit func(*checkpoint.Checkpoint))
 	next := s.stored
 	edit(&next)
 	next.WrittenAt = time.Now().UTC()
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
+	if !s.atomic { // else that waits for acknowledgements, for as long as they take
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, storeTimeout)
+		defer cancel()
+	}
 	if err := s.store.Save(ctx, &next, s.stored.Writer); err != nil {
 		return err
 	}
@@ -74,14 +81,18 @@ func (s *storing) change(ctx context.Context, edit func(*checkpoint.Checkpoint))
 }
 
 // claim makes this term the checkpoint's holder, if the one that was read still is, and notes under which id it
-// produces. It must be stored before the first event leaves: a successor fences the producers that it finds here.
+// produces. It must be stored before the first event leaves: a successor fences the producers that it finds here. A
+// transactional one is known by its transactional id, under which it has many producer ids.
 //
 // What was published until now, up to the offsets of ends, was published before the server came to its timeline, if the
 // checkpoint has forks that are not noted yet: they are, from here on.
-func (s *storing) claim(ctx context.Context, producer int64, timeline int32, ends checkpoint.Offsets) error {
+func (s *storing) claim(ctx context.Context, producer int64, transactionalID string, timeline int32, ends checkpoint.Offsets) error {
 	return s.change(ctx, func(c *checkpoint.Checkpoint) {
 		c.Writer = s.writer
-		c.Producers = []int64{producer}
+		c.Producers, c.TransactionalID = []int64{producer}, ""
+		if transactionalID != "" {
+			c.Producers, c.TransactionalID = nil, transactionalID
+		}
 		c.Timeline = timeline
 		c.Forks = slices.Clone(c.Forks)
 		for i := range c.Forks {
@@ -94,7 +105,8 @@ func (s *storing) claim(ctx context.Context, producer int64, timeline int32, end
 }
 
 // cover stores from which offset on events may lie in topics that had none so far. It must be stored before the first
-// event goes there: a successor looks for what we left behind in these topics and nowhere else.
+// event goes there: a successor looks for what we left behind in these topics and nowhere else. Where event and checkpoint
+// become visible together, the next commit is in time.
 func (s *storing) cover(ctx context.Context, topics map[string]topicBase) error {
 	current := s.current()
 	maps.DeleteFunc(topics, func(name string, base topicBase) bool {
@@ -104,7 +116,7 @@ func (s *storing) cover(ctx context.Context, topics map[string]topicBase) error 
 	if len(topics) == 0 {
 		return nil
 	}
-	return s.change(ctx, func(c *checkpoint.Checkpoint) {
+	edit := func(c *checkpoint.Checkpoint) {
 		c.Offsets, c.TopicIDs = maps.Clone(c.Offsets), maps.Clone(c.TopicIDs)
 		if c.Offsets == nil {
 			c.Offsets = checkpoint.Offsets{}
@@ -120,7 +132,14 @@ func (s *storing) cover(ctx context.Context, topics map[string]topicBase) error 
 			c.Forks[i].Offsets = maps.Clone(c.Forks[i].Offsets)
 			maps.DeleteFunc(c.Forks[i].Offsets, func(name string, _ map[int32]int64) bool { _, isNew := topics[name]; return isNew })
 		}
-	})
+	}
+	if s.atomic {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		edit(&s.stored)
+		return nil
+	}
+	return s.change(ctx, edit)
 }
 
 type topicBase struct {
@@ -171,11 +190,18 @@ func positionOf(mark checkpoint.Mark) string {
 // advance stores mark, which was read from this timeline or an earlier one, with the offsets of the latest cut that it has
 // passed.
 func (s *storing) advance(ctx context.Context, mark checkpoint.Mark, timeline int32) error {
-	current := s.current()
-	if (mark.End <= pglogrepl.LSN(current.LSN) && timeline == current.Timeline) || current.State != checkpoint.Streaming {
+	if current := s.current(); !moves(&current, mark, timeline) {
 		return nil
 	}
+	return s.commit(ctx, mark, timeline)
+}
+
+// commit is advance for a store that has something to save also when mark says nothing new.
+func (s *storing) commit(ctx context.Context, mark checkpoint.Mark, timeline int32) error {
 	err := s.change(ctx, func(c *checkpoint.Checkpoint) {
+		if !moves(c, mark, timeline) {
+			return
+		}
 		c.LSN = max(c.LSN, checkpoint.LSN(mark.End))
 		c.Timeline = timeline
 		if mark.Events > 0 {
@@ -196,6 +222,17 @@ func (s *storing) advance(ctx context.Context, mark checkpoint.Mark, timeline in
 	defer s.mu.Unlock()
 	s.cuts = slices.DeleteFunc(s.cuts, func(c cut) bool { return c.behind < mark.End })
 	return nil
+}
+
+// moves reports whether mark is news to a checkpoint.
+func moves(c *checkpoint.Checkpoint, mark checkpoint.Mark, timeline int32) bool {
+	return (mark.End > pglogrepl.LSN(c.LSN) || timeline != c.Timeline) && c.State == checkpoint.Streaming
+}
+
+// beforeStream reports whether the rows that were there before the slot are still being published.
+func (s *storing) beforeStream() bool {
+	current := s.current()
+	return current.State != checkpoint.Streaming
 }
 
 // overlay returns old with what is newer put over it.

@@ -164,13 +164,13 @@ func TestForkIsKeptUntilItIsPassed(t *testing.T) {
 		Timeline: 1, LSN: 10, Offsets: checkpoint.Offsets{"t": {0: 1, 1: 8}, "u": {0: 2}}, Forks: []checkpoint.Fork{{LSN: 100}},
 	}, "me")
 	ends := checkpoint.Offsets{"t": {0: 5, 1: 6}, "u": {0: 4}}
-	if err := s.claim(t.Context(), 4711, 2, ends); err != nil {
+	if err := s.claim(t.Context(), 4711, "", 2, ends); err != nil {
 		t.Fatal(err)
 	}
 	if c := store.saved; c.Timeline != 2 || !reflect.DeepEqual(c.Forks, []checkpoint.Fork{{LSN: 100, Offsets: ends}}) || c.Offsets["t"][0] != 1 {
 		t.Errorf("after the takeover: %+v", c)
 	}
-	if err := s.claim(t.Context(), 4712, 2, checkpoint.Offsets{"t": {0: 50}}); err != nil {
+	if err := s.claim(t.Context(), 4712, "", 2, checkpoint.Offsets{"t": {0: 50}}); err != nil {
 		t.Fatal(err)
 	}
 	if c := store.saved; !reflect.DeepEqual(c.Forks, []checkpoint.Fork{{LSN: 100, Offsets: ends}}) {

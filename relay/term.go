@@ -23,9 +23,16 @@ func (r *Relay) newPath(ctx context.Context, l *lead) (*path, error) {
 		tracker: checkpoint.NewTracker(checkpoint.Mark{End: l.start}),
 		store:   newStoring(r.Store, l.stored, rand.Text()),
 	}
+	kafka := r.Kafka
+	kafka.EndGrace = r.DrainTimeout
 	var err error
-	if p.pub, err = publish.Open(r.Kafka, p.acked); err != nil {
+	if p.pub, err = publish.Open(kafka, p.acked); err != nil {
 		return nil, &hinted{err, "correct kafka in the configuration"}
+	}
+	if r.ExactlyOnce {
+		p.group = group{on: true, longest: r.Kafka.TransactionTimeout() / 2, busy: r.CheckpointEvery}
+		p.together = &together{Store: r.Store, recorder: r.Store.(recorder), pub: p.pub} //nolint:forcetypeassert // as Options say
+		p.store.inTransactions(p.together)
 	}
 	p.ctx, p.fail = context.WithCancelCause(ctx)
 	if p.target, err = r.end(ctx, l.conn); err != nil {
@@ -61,6 +68,9 @@ func (p *path) close() {
 
 // run streams until ctx is done or something happens that the term cannot outlive, and then drains.
 func (p *path) run(l *lead) error {
+	if p.group.on { // it keeps the checkpoint itself
+		return p.drain(p.sessions(l))
+	}
 	background, stop := context.WithCancel(p.ctx)
 	done := make(chan struct{})
 	go func() { // ends with background
@@ -83,6 +93,10 @@ func (p *path) sessions(l *lead) error {
 				return cause
 			}
 			if !passes(err) || checkpoint.IsTakenOver(err) || errors.Is(err, errTimeline) {
+				return err
+			}
+			if p.group.on { // another connection is another term: no group stays open without a stream
+				p.Metrics.reconnected("source")
 				return err
 			}
 			p.disconnect()
@@ -132,15 +146,20 @@ func (p *path) resume(l *lead) error {
 	}
 	tail := publish.Tail{
 		Source: p.source, Since: pglogrepl.LSN(l.stored.LSN),
-		Offsets: l.stored.Offsets, TopicIDs: l.stored.TopicIDs, Producers: l.stored.Producers,
+		Offsets: l.stored.Offsets, TopicIDs: l.stored.TopicIDs,
+		Producers: l.stored.Producers, TransactionalID: l.stored.TransactionalID,
 		Forks: forks(l.stored.Forks),
 		Progress: func(read, of int64) {
 			p.Log.Info().Int64("read", read).Int64("of", of).Msg("reading what was published beyond the checkpoint")
 		},
 	}
-	err := p.persist("Kafka is not ready, nothing is published yet", func(ctx context.Context) error {
-		return p.takeOver(ctx, tail, l.conn.System.Timeline)
-	})
+	var err error
+	takeOver := func(ctx context.Context) error { return p.takeOver(ctx, l, tail) }
+	if p.group.on {
+		err = p.hintTransactions(p.fenced(p.aside(takeOver)))
+	} else {
+		err = p.persist("Kafka is not ready, nothing is published yet", takeOver)
+	}
 	if err == nil {
 		err = p.persist("the table of parked events cannot be read, nothing is published yet", func(ctx context.Context) error { return p.openParking(ctx, p.source) })
 	}
@@ -156,8 +175,11 @@ func forks(stored []checkpoint.Fork) []publish.Fork {
 	return out
 }
 
-func (p *path) takeOver(ctx context.Context, tail publish.Tail, timeline int32) error {
+func (p *path) takeOver(ctx context.Context, l *lead, tail publish.Tail) error {
 	producer, err := p.pub.ProducerID(ctx)
+	if err == nil && p.group.on {
+		err = p.unmoved(ctx, &l.stored)
+	}
 	if err != nil {
 		return err
 	}
@@ -176,7 +198,7 @@ func (p *path) takeOver(ctx context.Context, tail publish.Tail, timeline int32) 
 			p.present = present
 		}
 	}
-	return p.store.claim(ctx, producer, timeline, ends)
+	return p.store.claim(ctx, producer, p.Kafka.TransactionalID, l.conn.System.Timeline, ends)
 }
 
 // disconnect gives up the connection to the source; what was handed over stays in flight.
@@ -191,6 +213,21 @@ func (p *path) disconnect() {
 // drain waits, for a bounded time, until what is in flight is acknowledged, stores what is safe and confirms it. Whatever
 // it does not manage is replayed at the next start.
 func (p *path) drain(err error) error {
+	if p.group.on {
+		p.leaveGroup(err)
+	} else {
+		p.land(err)
+	}
+	if p.reader != nil {
+		p.reader.Close()
+		p.reader = nil
+	}
+	p.Log.Info().Stringer("lsn", p.store.confirmable()).Msg("stopped streaming")
+	return err
+}
+
+// land waits for what is in flight, and stores what is safe by then.
+func (p *path) land(err error) {
 	p.abandon(p.burst)
 	p.burst = nil
 	limit := p.DrainTimeout
@@ -215,12 +252,6 @@ func (p *path) drain(err error) error {
 	if errSave := p.save(ctx, true); errSave != nil {
 		p.Log.Warn().Err(errSave).Msg("the last checkpoint could not be stored; more than necessary is read again at the next start")
 	}
-	if p.reader != nil {
-		p.reader.Close()
-		p.reader = nil
-	}
-	p.Log.Info().Stringer("lsn", p.store.confirmable()).Msg("stopped streaming")
-	return err
 }
 
 // publishExisting publishes the rows that were there before the slot, and then stores that the stream begins.
@@ -264,10 +295,13 @@ func (p *path) publishExisting(l *lead) error {
 				said = time.Now()
 				p.Log.Info().Uint64("events", n).Str("table", table.Name).Msg("publishing the rows that were there before the slot")
 			}
-			if p.burstIsDue() {
-				return p.handOver()
+			if !p.burstIsDue() {
+				return nil
 			}
-			return nil
+			if err := p.handOver(); err != nil {
+				return err
+			}
+			return p.endGroupAnywhere()
 		}
 		if err := snapshot.Rows(p.ctx, table.Name, table.Columns.ID, columns, row); err != nil {
 			return errors.Join(err, context.Cause(p.ctx))

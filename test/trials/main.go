@@ -23,6 +23,7 @@ import (
 
 type options struct {
 	seed     uint64
+	mode     string
 	faults   []fault
 	length   time.Duration
 	rate     float64
@@ -34,6 +35,8 @@ type options struct {
 	postgres string
 	verbose  bool
 }
+
+const exactlyOnce = "exactly_once"
 
 func main() {
 	o, err := parse(os.Args[1:], os.Stderr)
@@ -67,12 +70,16 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	flags.StringVar(&o.report, "report", "", "write the report to this file, as Markdown")
 	flags.StringVar(&o.json, "json", "", "write the report to this file, as JSON")
 	flags.StringVar(&o.postgres, "postgres", os.Getenv("TIDEMARK_TEST_POSTGRES"), "version of Postgres: 16, 17 or 18")
+	flags.StringVar(&o.mode, "mode", "at_least_once", "delivery.mode; with exactly_once the judge reads committed records alone, and wants no database transaction torn")
 	flags.BoolVar(&o.verbose, "verbose", false, "show what tidemark logs")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
 	}
 	if flags.NArg() > 0 {
 		return nil, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	if o.mode != "at_least_once" && o.mode != exactlyOnce {
+		return nil, fmt.Errorf("--mode %s: at_least_once or %s", o.mode, exactlyOnce)
 	}
 	if *list {
 		for _, f := range faults() {

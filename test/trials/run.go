@@ -357,7 +357,7 @@ func (s *stack) judge(ctx context.Context, f *fault, t *result) {
 	t.Committed, t.RolledBack, t.Moved = v.Committed, v.RolledBack, v.Moved
 	t.Dead, t.Discarded, t.Again, t.Done = v.Dead, v.Discarded, v.Again, s.done
 	t.Lost, t.Doubled, t.Misordered, t.Phantom = v.Count(ledger.Lost), v.Count(ledger.Doubled), v.Count(ledger.Misordered), v.Count(ledger.Phantom)
-	for _, finding := range []ledger.Finding{ledger.Astray, ledger.Damaged, ledger.Backward, ledger.Unstable, ledger.Skipped} {
+	for _, finding := range []ledger.Finding{ledger.Astray, ledger.Damaged, ledger.Backward, ledger.Unstable, ledger.Torn, ledger.Skipped} {
 		t.Other += v.Count(finding)
 	}
 	s.mu.Lock()

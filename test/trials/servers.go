@@ -26,6 +26,7 @@ type servers struct {
 	admin         *kadm.Client
 	binary        string
 	dir           string
+	mode          string   // delivery.mode
 	three         *servers // the same with a cluster of three brokers, once it was asked for
 }
 
@@ -62,7 +63,7 @@ func (s *servers) relayBrokers() []string {
 }
 
 func startServers(ctx context.Context, o *options) (_ *servers, err error) {
-	s := &servers{}
+	s := &servers{mode: o.mode}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())

@@ -213,3 +213,17 @@ func (s *Store) Discard(ctx context.Context, id string) error {
 		return s.remove(ctx, tx, []string{e.Event.Position.String()})
 	})
 }
+
+// Routes calls each with topic and id of every parked event, of all sources: what another source has parked is not lost
+// either.
+func (s *Store) Routes(ctx context.Context, each func(topic, id string)) error {
+	return s.call(ctx, "list the parked events", func(ctx context.Context, conn *pgx.Conn) error {
+		rows, _ := conn.Query(ctx, "select topic, id from "+tableName)
+		var topic, id string
+		_, err := pgx.ForEachRow(rows, []any{&topic, &id}, func() error {
+			each(plain(topic), plain(id))
+			return nil
+		})
+		return err
+	})
+}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // Column is a column of a result: its name and the OID of its type.
@@ -57,14 +56,8 @@ func (s *Snapshot) Rows(ctx context.Context, table, idColumn string, columns fun
 	if err := columns(list); err != nil {
 		return err
 	}
-	order := "age(xmin) desc, ctid"
-	for _, c := range list {
-		if c.Name == idColumn && (c.Type == pgtype.Int2OID || c.Type == pgtype.Int4OID || c.Type == pgtype.Int8OID) {
-			order = quoteIdentifier(idColumn)
-		}
-	}
 	// Straight from the wire, as text: the same output functions as the log's, so that a row becomes the same record.
-	result := s.conn.PgConn().ExecParams(ctx, fmt.Sprintf("select * from %s order by %s", quoteTable(table), order), nil, nil, nil, nil)
+	result := s.conn.PgConn().ExecParams(ctx, fmt.Sprintf("select * from %s order by %s", quoteTable(table), rowOrder(list, idColumn)+", ctid"), nil, nil, nil, nil)
 	for result.NextRow() {
 		if err := row(result.Values()); err != nil {
 			return err

@@ -316,7 +316,7 @@ func (r *Reader) handle(msg pgproto3.BackendMessage) (m Message, ok bool, err er
 func (r *Reader) gap() error {
 	return permanent(fmt.Errorf("stream from slot %s: a part of the log was written while publication %s did not exist, and rows that were inserted then are not in the stream",
 		r.conn.options.Slot, r.conn.options.Publication),
-		"see that it exists (tidemark init creates it), create the slot anew with tidemark init --recreate-slot; what was committed in between is in the outbox table and may be missing in Kafka")
+		"see that it exists (tidemark init creates it), create the slot anew with tidemark init --recreate-slot; what was committed in between is in the outbox table and may be missing in Kafka: tidemark verify --repair publishes it")
 }
 
 // names reports whether text, which is in the server's language, names the publication.

@@ -1,0 +1,37 @@
+package decode
+
+import "slices"
+
+// Routing is which columns of a table say what a row is and where it goes.
+type Routing struct {
+	ID    string   // the column that identifies a row
+	Place []string // the columns of topic and key, which together make an order
+	All   []string // everything that an event's ID, Topic, Key and Partition are made of
+}
+
+// Routing reads the table's templates. Its error is that of New.
+func (t Table) Routing() (Routing, error) {
+	c, err := compile(t)
+	if err != nil {
+		return Routing{}, err
+	}
+	r := Routing{ID: t.Columns.ID}
+	add := func(template Template, column string) {
+		names := template.Columns()
+		if len(template.parts) == 0 {
+			names = []string{column}
+		}
+		for _, name := range names {
+			if name != "" && !slices.Contains(r.Place, name) {
+				r.Place = append(r.Place, name)
+			}
+		}
+	}
+	add(c.topic, t.Columns.Topic)
+	add(c.key, t.Columns.Key)
+	r.All = append([]string{r.ID}, r.Place...)
+	if t.Columns.Partition != "" {
+		r.All = append(r.All, t.Columns.Partition)
+	}
+	return r, nil
+}

@@ -68,7 +68,8 @@ a slot that is ahead of the checkpoint, and for a checkpoint that is torn, forei
 stored is kept beside the new one.
 
 Events committed between the old checkpoint and the slot's position may be missing in Kafka: Postgres will not send them
-again. They are still in the outbox table, unless something deletes from it.
+again. They are still in the outbox table, unless something deletes from it: tidemark verify --repair finds those that are
+missing and publishes them.
 
 After a failover to a standby that lacked the end of the log, nothing that is in the database is left out: reading goes on
 from the slot's position, and what is in Kafka of the lost end is not taken for what has its positions now. The lost
@@ -172,7 +173,7 @@ func (a *app) replaceCheckpoint(ctx context.Context, store store, next checkpoin
 	case stored != nil && stored.LSN >= next.LSN:
 		a.printf("That is not beyond %s, where it was: no event is left out, and those committed in between may arrive a second time.\n", from)
 	default:
-		a.printf("Events committed after %s and before %s may be missing in Kafka. They are still in the outbox table, unless something deletes from it.\n", from, next.LSN)
+		a.printf("Events committed after %s and before %s may be missing in Kafka. They are still in the outbox table, unless something deletes from it: tidemark verify --repair publishes what is missing.\n", from, next.LSN)
 	}
 	return nil
 }

@@ -23,7 +23,8 @@ there; with checkpoint.store: postgres also the table of checkpoints. Where a ta
 publishes those rows from the slot's own snapshot, so that none is left out or published twice.
 
 --recreate-slot is the way out after a lost slot: it drops the slot, creates it anew and stores its position. Events
-committed between the old checkpoint and the new slot may be missing in Kafka; they are still in the table.
+committed between the old checkpoint and the new slot may be missing in Kafka; they are still in the table, and
+tidemark verify --repair publishes exactly those, beside the running relay.
 
 With --republish none is missing afterwards: the next run creates the slot and publishes every row that is in the table
 then, from the slot's own snapshot, whatever source.existing_rows says. Rows that are in Kafka already arrive a second

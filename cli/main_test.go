@@ -64,6 +64,14 @@ func TestExitStatusAndTheOneLineAboutIt(t *testing.T) {
 				"  " + file + ":2: source.slto: unknown key; the nearest known key is source.slot\n" +
 				"  " + file + `:3: log.level: "loud" is none of trace, debug, info, warn, error`,
 		},
+		"verify, no time": {
+			"verify --since soon", 2,
+			"--since soon: give a duration such as 24h, or a time such as 2026-11-22T10:00:00Z (see tidemark verify --help)",
+		},
+		"verify, no share":         {"verify --sample 120%", 2, "--sample 120%: give a share such as 1% or 0.01 (see tidemark verify --help)"},
+		"verify, half of two":      {"verify --repair-undecidable", 2, "--repair-undecidable goes with --repair (see tidemark verify --help)"},
+		"verify, less than nobody": {"verify --limit -1", 2, "--limit -1: give 0 for all, or a number above it (see tidemark verify --help)"},
+
 		"help":          {"help config", 0, ""},
 		"help, a flag":  {"config --help", 0, ""},
 		"all is well":   {"config", 0, ""},

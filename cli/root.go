@@ -40,6 +40,7 @@ row to Kafka: in order for each key, and confirmed to Postgres only when Kafka h
 		a.statusCommand(),
 		a.checkpointCommand(),
 		a.parkedCommand(),
+		a.verifyCommand(),
 		a.benchCommand(),
 		a.configCommand(),
 		a.versionCommand(),

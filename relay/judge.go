@@ -68,7 +68,7 @@ func judge(slot *wal.Slot, stored *checkpoint.Checkpoint, sys wal.System, histor
 	if confirmed > pglogrepl.LSN(stored.LSN) {
 		return 0, refuse(fmt.Errorf("slot %s is at %s, ahead of the checkpoint at %s, which is older than the slot: another instance has gone on since, or somebody else has moved the slot; events between the two would be missing",
 			slot.Name, confirmed, stored.LSN),
-			"if an instance on another host has gone on, keep the checkpoint where all of them see it (checkpoint.store: postgres or kafka), and start with what that one has stored; if two relays use this slot by mistake, give each its own; if the checkpoint is an old copy, restore the newest; else take the slot's position with tidemark checkpoint adopt --accept-gap; what was committed in between is in the outbox table and may be missing in Kafka")
+			"if an instance on another host has gone on, keep the checkpoint where all of them see it (checkpoint.store: postgres or kafka), and start with what that one has stored; if two relays use this slot by mistake, give each its own; if the checkpoint is an old copy, restore the newest; else take the slot's position with tidemark checkpoint adopt --accept-gap; what was committed in between is in the outbox table and may be missing in Kafka: tidemark verify --repair publishes it")
 	}
 	if pglogrepl.LSN(stored.LSN) > sys.Flushed && !sys.Standby {
 		return 0, refuse(fmt.Errorf("the checkpoint at %s is ahead of the server's log, which ends at %s: the server has lost its newest part (restored from a backup, or failed over to a standby that was behind)",
@@ -78,7 +78,7 @@ func judge(slot *wal.Slot, stored *checkpoint.Checkpoint, sys wal.System, histor
 	return resume, nil
 }
 
-const recreate = "create it anew with tidemark init --recreate-slot --republish, which publishes every row that is in the outbox table, also those that are in Kafka already; without --republish what was committed in between may be missing in Kafka"
+const recreate = "create it anew with tidemark init --recreate-slot --republish, which publishes every row that is in the outbox table, also those that are in Kafka already; without --republish what was committed in between may be missing in Kafka, until tidemark verify --repair publishes it"
 
 // whyLost says what the server has removed, and what keeps it from doing so.
 func whyLost(reason string) (what, prevent string) {

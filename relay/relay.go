@@ -287,7 +287,7 @@ func (r *Relay) preparePublication(ctx context.Context, conn *wal.Conn, first bo
 	if !first || !r.Create {
 		return &hinted{
 			fmt.Errorf("publication %s does not exist", r.Source.Publication),
-			"tidemark init creates it (" + wal.CreatePublicationSQL(r.Source) + "); rows written while it was missing are in the table and may be missing in Kafka",
+			"tidemark init creates it (" + wal.CreatePublicationSQL(r.Source) + "); rows written while it was missing are in the table and may be missing in Kafka: tidemark verify --repair publishes them",
 		}
 	}
 	setup, err := wal.OpenSetup(ctx, r.Source)

@@ -293,6 +293,26 @@ func (l *Ledger) Missing(topic string) int {
 // done reports whether an event is where it was brought, wherever that is.
 func (e *entry) done() bool { return e.arrivals > 0 || e.letters > 0 || e.place == Nowhere }
 
+// Number returns the place of an event in the order of registration, by its id.
+func (l *Ledger) Number(id string) (Event, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.event(id)
+}
+
+// Lost returns the ids of the committed events that have not arrived.
+func (l *Ledger) Lost() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var ids []string
+	for i := range l.events {
+		if e := &l.events[i]; e.fate == Committed && e.arrivals == 0 {
+			ids = append(ids, l.ID(Event(i))) //nolint:gosec // as many as events
+		}
+	}
+	return ids
+}
+
 // Verdict compares. It may be called at any time; before Settle it takes the writers' word.
 func (l *Ledger) Verdict() Verdict {
 	l.mu.Lock()

@@ -240,7 +240,9 @@ func (p *path) handOver() error {
 	p.group.events += len(batch)
 	p.handedCommit.Store(uint64(batch[len(batch)-1].Event.Position.Commit)) // before they leave, see save
 	p.burst = p.burst[len(p.burst):len(p.burst):cap(p.burst)]
-	p.lastBurst = time.Now()
+	// When it is done: if the hand-over itself took longer than the interval, as with many new topics, the next burst would
+	// be due with its first event, and be as slow.
+	defer func() { p.lastBurst = time.Now() }()
 	from := 0
 	for i := range batch {
 		d := &batch[i]

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tidemark/tidemark/devstack"
 	"github.com/tidemark/tidemark/devstack/stacktest"
 	"github.com/tidemark/tidemark/test/ledger"
 	"github.com/tidemark/tidemark/test/trial"
@@ -160,6 +161,9 @@ func TestReplica(t *testing.T) {
 		t.Fatal(err)
 	}
 	r = a.startReady()
+	if err := pair.Standby.Restart(t.Context(), devstack.StopFast); err != nil { // it must not wait for us
+		t.Fatal(err)
+	}
 	if err := w.Wait(); err != nil {
 		t.Fatal(err)
 	}

@@ -122,6 +122,7 @@ type Lookout struct {
 	options Options
 	at      net.Addr
 	started string
+	stream  net.Conn
 
 	mu   sync.Mutex
 	conn *Conn // nil until it is asked, and after an error
@@ -132,11 +133,19 @@ func (c *Conn) Lookout() *Lookout {
 	if !c.System.Standby {
 		return nil
 	}
-	return &Lookout{options: c.options, at: c.pg.Conn().RemoteAddr(), started: c.System.Started}
+	return &Lookout{options: c.options, at: c.pg.Conn().RemoteAddr(), started: c.System.Started, stream: c.pg.Conn()}
 }
 
 // Timeline asks. What has come from that server until then is from the timeline that Timeline returns, or from an earlier one.
-func (l *Lookout) Timeline(ctx context.Context) (int32, error) {
+//
+// After an error the stream of the Conn is cut: nothing that it brings could be stored or confirmed, and a server that is
+// shutting down answers nobody new, and waits for the confirmation of all that it has sent.
+func (l *Lookout) Timeline(ctx context.Context) (timeline int32, err error) {
+	defer func() {
+		if err != nil && ctx.Err() == nil {
+			_ = l.stream.Close() // it may have ended already
+		}
+	}()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.conn == nil {

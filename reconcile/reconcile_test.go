@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tidemark/tidemark/checkpoint"
 	"github.com/tidemark/tidemark/reconcile"
@@ -187,6 +188,35 @@ func TestWhatRetentionHasDeletedIsNotCalledMissing(t *testing.T) {
 	b.mustCount(b.run(repair), map[reconcile.Fate]int64{reconcile.Published: 86})
 }
 
+// TestParkedAndDeadLetteredRowsAreNotMissing.
+func TestParkedAndDeadLetteredRowsAreNotMissing(t *testing.T) {
+	t.Parallel()
+	for policy, want := range map[relay.Policy]map[reconcile.Fate]int64{
+		relay.Park:       {reconcile.Published: 8, reconcile.Parked: 3}, // two wait behind the one that is too large
+		relay.DeadLetter: {reconcile.Published: 10, reconcile.DeadLettered: 1},
+	} {
+		t.Run(string(policy), func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			b.relay.OnPoison = policy
+			b.start()
+			b.insert("a", 3)
+			b.exec("insert into outbox (aggregatetype, aggregateid, payload) values ('a', 'k0', repeat('x', 2000000))")
+			b.exec("insert into outbox (aggregatetype, aggregateid, payload) values (null, 'k0', 'no topic')")
+			b.insert("a", 3)
+			b.insert("b", 2)
+			b.exec("insert into outbox (aggregatetype, aggregateid, payload) values ('a', 'k0', 'behind')")
+			if policy == relay.Park {
+				want[reconcile.Parked]++ // the one without a topic
+			} else {
+				want[reconcile.DeadLettered]++
+			}
+			want[reconcile.Published]--
+			b.mustCount(b.run(repair), want)
+		})
+	}
+}
+
 // TestWhatCannotBePublishedIsReported, and holds up nothing else.
 func TestWhatCannotBePublishedIsReported(t *testing.T) {
 	t.Parallel()
@@ -230,6 +260,53 @@ func TestCompactedTopicsOweTheLastRowOfAKeyAlone(t *testing.T) {
 	r := b.run()
 	b.mustCount(r, map[reconcile.Fate]int64{reconcile.Missing: 7, reconcile.Undecidable: 15})
 	b.mustFind(r, reconcile.Missing, ids[14:])
+}
+
+// TestRecordsOfOthersCount: who has published an event does not matter to its consumers.
+func TestRecordsOfOthersCount(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.start()()
+	ids := b.insert("a", 4)
+	b.exec("select pg_drop_replication_slot($1)", b.verify.Source.Slot)
+	b.recreateSlot()
+	if _, err := b.admin.CreateTopics(t.Context(), 3, 1, nil, "out.a", "out.b"); err != nil {
+		t.Fatal(err)
+	}
+	write := func(topic string, headers ...kgo.RecordHeader) {
+		t.Helper()
+		if err := b.client.ProduceSync(t.Context(), &kgo.Record{Topic: topic, Headers: headers}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("out.a", kgo.RecordHeader{Key: "id", Value: []byte(ids[0])})
+	write("out.a", kgo.RecordHeader{Key: "ce_id", Value: []byte(ids[1])})
+	write("out.b", kgo.RecordHeader{Key: "id", Value: []byte(ids[2])})                                                      // another topic
+	write("out.a", kgo.RecordHeader{Key: "id", Value: []byte("other")}, kgo.RecordHeader{Key: "id", Value: []byte(ids[3])}) // of a column of headers
+	b.mustFind(b.run(), reconcile.Missing, ids[2:])
+}
+
+// TestOneRepairAtATime: two at once would publish everything twice.
+func TestOneRepairAtATime(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.start()()
+	conn, err := wal.Connect(t.Context(), b.verify.Source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := "tidemark repair " + relay.SourceName(conn.System, b.verify.Source.Slot)
+	conn.Close()
+	other, _, busy, err := wal.OpenNow(t.Context(), b.verify.Source, name)
+	if err != nil || busy {
+		t.Fatal(busy, err)
+	}
+	if _, err := b.try(repair); err == nil || !strings.Contains(err.Error(), "another repair") {
+		t.Errorf("a second repair: %v", err)
+	}
+	b.run() // which changes nothing
+	other.Close()
+	b.eventually("the lock is free", func() bool { _, err := b.try(repair); return err == nil })
 }
 
 // TestChoice verifies a part of the rows.

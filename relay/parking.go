@@ -292,10 +292,11 @@ func (p *path) storeFloors(ctx context.Context, due []park.Event) error {
 	var fresh []park.Event
 	var names []string
 	for _, e := range due {
-		if e.State != park.Publishing {
-			fresh = append(fresh, e)
-			names = append(names, e.Event.Topic)
+		if _, _, writable := p.pub.Base(e.Event.Topic); !writable || e.State == park.Publishing {
+			continue // Check refuses the former, so they are not handed over
 		}
+		fresh = append(fresh, e)
+		names = append(names, e.Event.Topic)
 	}
 	if len(fresh) == 0 {
 		return nil

@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/tidemark/tidemark/devstack/stacktest"
 	"github.com/tidemark/tidemark/park"
 	"github.com/tidemark/tidemark/relay"
 )
@@ -104,6 +105,26 @@ func TestParkedEventHoldsItsKeyAndNothingElse(t *testing.T) {
 	b.event("k", "good", "k6")
 	b.records("outbox.event.good", 8)
 	b.parkedIs(lot, 0)
+	r.stop()
+}
+
+// TestReleasedEventOfAnInvalidTopicHoldsNobodyUp: its topic has no end that could be looked up.
+func TestReleasedEventOfAnInvalidTopicHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.options.OnPoison, b.options.ResumeDedupe, b.options.ParkDSN = relay.Park, true, b.dsn
+	b.options.Kafka.Brokers = stacktest.Kafka(t) // the imitation takes any name
+	lot := b.lot()
+	r := b.start()
+	b.event("k", "a/b", "x1")
+	b.parkedIs(lot, 1)
+	if _, err := lot.ReleaseAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the event is parked again", func() bool {
+		events, err := lot.List(t.Context(), 1)
+		return err == nil && len(events) == 1 && events[0].State == park.Waiting
+	})
 	r.stop()
 }
 

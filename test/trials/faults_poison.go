@@ -24,13 +24,13 @@ func poisonFaults() []fault {
 		{
 			Name: "poison_dead_letter", Alone: true,
 			What:    "rows above the topic's limit or for an invalid topic, on_poison: dead_letter; SIGKILL at random moments, and the limit falls below good rows for a while",
-			Prepare: limitTopics("dead_letter"), Inject: killAmongPoison, Load: somePoison(placeDeadLetters),
+			Prepare: limitTopics("dead_letter"), Inject: killAmongPoison, Load: somePoison,
 		},
 		{
 			Name: "poison_park", Alone: true,
 			What:    "the same with on_poison: park; an operator raises the limit, releases by id, by key or all, and discards, between the kills",
 			Late:    "a parked event is published when it is released, behind later ones of other keys",
-			Prepare: limitTopics("park"), Inject: operateParked, Load: somePoison(nil), Finish: emptyTheLot,
+			Prepare: limitTopics("park"), Inject: operateParked, Load: someHuge, Finish: emptyTheLot,
 		},
 	}
 }
@@ -95,12 +95,13 @@ func (s *stack) countExits() int {
 	return len(s.exits)
 }
 
-// somePoison makes one row in a hundred huge, some of them even for the dead letter topic, and adds an invalid topic.
-func somePoison(place trial.Place) func(*stack, *trial.Load) {
-	return func(s *stack, l *trial.Load) {
-		l.Oversize, l.Place = 0.01, place
-		l.More = []string{s.Types[0] + "/invalid"}
-	}
+// someHuge makes one row in a hundred too large.
+func someHuge(_ *stack, l *trial.Load) { l.Oversize = 0.01 }
+
+// somePoison does, too, and adds an invalid topic.
+func somePoison(s *stack, l *trial.Load) {
+	l.Oversize, l.Place = 0.01, placeDeadLetters
+	l.More = []string{s.Types[0] + "/invalid"}
 }
 
 // placeDeadLetters is where the rows of somePoison have to be: those between the two limits could be published or not.
@@ -231,29 +232,15 @@ func (s *stack) decide(ctx context.Context, e parkedEvent) error {
 	}
 }
 
-// emptyTheLot mends what can be mended, discards the rest, and waits until nothing is parked.
+// emptyTheLot mends the cause, and releases everything until nothing is parked.
 func emptyTheLot(ctx context.Context, s *stack) error {
 	if err := raiseLimits(ctx, s); err != nil {
 		return err
 	}
 	total := 0
-	err := trial.Await(ctx, "nothing is parked any more", 3*time.Minute, func() (bool, error) {
-		waiting, left, err := s.parked(ctx)
-		total = left
-		if err != nil || left == 0 {
-			return left == 0 && s.Ledger.Missing("") == 0, err
-		}
-		for _, e := range waiting {
-			if !strings.HasSuffix(e.Topic, "/invalid") {
-				continue
-			}
-			if _, err := trial.Command(ctx, s.Config, "parked", "discard", e.Position, "--yes"); err != nil {
-				return false, err
-			}
-			s.done["discards"]++
-			if err := s.Ledger.Discarded(e.ID); err != nil {
-				return false, err
-			}
+	err := trial.Await(ctx, "nothing is parked any more", 3*time.Minute, func() (done bool, err error) {
+		if _, total, err = s.parked(ctx); err != nil || total == 0 {
+			return total == 0 && s.Ledger.Missing("") == 0, err
 		}
 		_, err = trial.Command(ctx, s.Config, "parked", "release", "--all")
 		s.hold(ctx, 2*time.Second)

@@ -52,7 +52,6 @@ func NewArena(ctx context.Context, o Options) (*Arena, error) {
 	}
 	if o.ExactlyOnce {
 		a.Ledger = ledger.NewExactlyOnce(o.Seed)
-		a.Config = a.Config.With("TIDEMARK_DELIVERY_MODE", "exactly_once", "TIDEMARK_CHECKPOINT_STORE", "kafka")
 	}
 	if o.Topics == 0 {
 		o.Topics = 3
@@ -61,6 +60,9 @@ func NewArena(ctx context.Context, o Options) (*Arena, error) {
 	a.Config = Config{
 		Binary: o.Binary, DSN: o.DSN, Slot: name, Brokers: o.Brokers, Checkpoint: filepath.Join(o.Dir, "checkpoint"),
 		DeadLetter: fmt.Sprintf("dead-%s-%08x", name, unique),
+	}
+	if o.ExactlyOnce {
+		a.Config = a.Config.With("TIDEMARK_DELIVERY_MODE", "exactly_once", "TIDEMARK_CHECKPOINT_STORE", "kafka")
 	}
 	a.Ledger.DeadLetters(a.Config.DeadLetter)
 	for i := range o.Topics {

@@ -413,9 +413,9 @@ func (r Record) kgo() *kgo.Record {
 }
 
 // isFenced reports whether err says that somebody else has become the youngest producer, or that the brokers have
-// forgotten ours.
+// forgotten ours. INVALID_TXN_STATE is how a partition says it whose part of our transaction was just aborted for another.
 func isFenced(err error) bool {
-	for _, fenced := range []error{kerr.ProducerFenced, kerr.InvalidProducerEpoch, kerr.InvalidProducerIDMapping} {
+	for _, fenced := range []error{kerr.ProducerFenced, kerr.InvalidProducerEpoch, kerr.InvalidProducerIDMapping, kerr.InvalidTxnState} {
 		if errors.Is(err, fenced) {
 			return true
 		}

@@ -362,9 +362,10 @@ func TestAServerThatRestartsBetweenCallsCostsOneError(t *testing.T) {
 		"ReleaseKey": func() error { _, err := s.ReleaseKey(ctx, "a"); return err },
 		"ReleaseAll": func() error { _, err := s.ReleaseAll(ctx); return err },
 		"Discard":    func() error { return s.Discard(ctx, "id-2") },
+		"Routes":     func() error { return s.Routes(ctx, func(string, string) {}) },
 	}
 	order := []string{
-		"Park", "Keys", "Due", "Release", "Publishing", "Published", "Rejected", "Count", "Tally", "Others", "List", "Show", "ReleaseKey", "ReleaseAll", "Discard",
+		"Park", "Keys", "Due", "Release", "Publishing", "Published", "Rejected", "Count", "Tally", "Others", "List", "Show", "ReleaseKey", "ReleaseAll", "Discard", "Routes",
 	}
 	if exported := reflect.TypeFor[*Store]().NumMethod() - 1; len(order) != len(methods) || len(order) != exported { // not Close
 		t.Fatalf("%d of %d methods are tried", len(order), exported)

@@ -52,9 +52,9 @@ func (s *Slot) Lost() (reason string, lost bool) {
 	switch {
 	case s.InvalidationReason != "":
 		return s.InvalidationReason, true
-	case s.Conflicting: // version 16, which also says lost and gives no reason
+	case s.Conflicting && s.RestartLSN != "": // version 16, which says so of every logical slot that is lost, and not why
 		return "conflicting with recovery", true
-	case s.WALStatus == "lost":
+	case s.WALStatus == "lost", s.Conflicting: // the log is gone, and with it restart_lsn
 		return "wal_removed", true
 	default:
 		return "", false

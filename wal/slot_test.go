@@ -88,7 +88,8 @@ func TestSlotKnowsThatItIsLost(t *testing.T) {
 		"extended":               {Slot{WALStatus: "extended"}, ""},
 		"unreserved":             {Slot{WALStatus: "unreserved"}, ""}, // in danger, and still there
 		"16 lost":                {Slot{WALStatus: "lost"}, "wal_removed"},
-		"16 conflicting":         {Slot{WALStatus: "reserved", Conflicting: true}, "conflicting"},
+		"16 lost, too":           {Slot{WALStatus: "lost", Conflicting: true}, "wal_removed"},
+		"16 conflicting":         {Slot{WALStatus: "lost", Conflicting: true, RestartLSN: "0/1500000"}, "conflicting"},
 		"17 wal_removed":         {Slot{WALStatus: "lost", InvalidationReason: "wal_removed"}, "wal_removed"},
 		"17 rows_removed":        {Slot{WALStatus: "reserved", Conflicting: true, InvalidationReason: "rows_removed"}, "rows_removed"},
 		"17 wal_level":           {Slot{InvalidationReason: "wal_level_insufficient"}, "wal_level_insufficient"},

@@ -285,7 +285,7 @@ func TestRefusalsAreMendedInEveryStore(t *testing.T) {
 			b.run(store, 0, "run --once")
 			old := b.show(store)
 
-			b.exec("select pg_drop_replication_slot($1)", b.slot)
+			stacktest.DropSlot(t, b.dsn, b.slot)
 			b.run(store, 3, "run --once", "init --recreate-slot")
 			b.run(store, 1, "init", "init --recreate-slot", old.LSN.String())
 			b.run(store, 0, "init --recreate-slot", ".before-", old.LSN.String())

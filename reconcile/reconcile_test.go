@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tidemark/tidemark/checkpoint"
+	"github.com/tidemark/tidemark/devstack/stacktest"
 	"github.com/tidemark/tidemark/reconcile"
 	"github.com/tidemark/tidemark/relay"
 	"github.com/tidemark/tidemark/wal"
@@ -83,7 +84,7 @@ func TestVerifyBringsWhatALostSlotHasLost(t *testing.T) {
 	b.published()
 	stop()
 	unread := b.insert("a", 20)
-	b.exec("select pg_drop_replication_slot($1)", b.verify.Source.Slot)
+	stacktest.DropSlot(t, b.verify.Source.DSN, b.verify.Source.Slot)
 	lost := slices.Concat(unread, b.insert("b", 25))
 	r := b.run()
 	if r.Relay != "no slot" {
@@ -176,7 +177,7 @@ func TestWhatRetentionHasDeletedIsNotCalledMissing(t *testing.T) {
 	b.published()
 	stop()
 	lost := b.insert("a", 14)
-	b.exec("select pg_drop_replication_slot($1)", b.verify.Source.Slot)
+	stacktest.DropSlot(t, b.verify.Source.DSN, b.verify.Source.Slot)
 	b.recreateSlot()
 	r := b.run(repair)
 	b.mustCount(r, map[reconcile.Fate]int64{reconcile.Published: 37, reconcile.Undecidable: 35, reconcile.Repaired: 14})
@@ -228,7 +229,7 @@ func TestWhatCannotBePublishedIsReported(t *testing.T) {
 		t.Fatal(err)
 	}
 	good = append(good, b.insert("a", 10)...)
-	b.exec("select pg_drop_replication_slot($1)", b.verify.Source.Slot)
+	stacktest.DropSlot(t, b.verify.Source.DSN, b.verify.Source.Slot)
 	b.recreateSlot()
 	r := b.run(repair)
 	b.mustCount(r, map[reconcile.Fate]int64{reconcile.Repaired: 20, reconcile.Unpublishable: 1})
@@ -255,7 +256,7 @@ func TestCompactedTopicsOweTheLastRowOfAKeyAlone(t *testing.T) {
 	}
 	ids := b.insert("a", 21)
 	b.exec("insert into outbox (aggregatetype, aggregateid, payload) values ('a', 'tombstone', null)")
-	b.exec("select pg_drop_replication_slot($1)", b.verify.Source.Slot)
+	stacktest.DropSlot(t, b.verify.Source.DSN, b.verify.Source.Slot)
 	b.recreateSlot()
 	r := b.run()
 	b.mustCount(r, map[reconcile.Fate]int64{reconcile.Missing: 7, reconcile.Undecidable: 15})
@@ -268,7 +269,7 @@ func TestRecordsOfOthersCount(t *testing.T) {
 	b := newBench(t)
 	b.start()()
 	ids := b.insert("a", 4)
-	b.exec("select pg_drop_replication_slot($1)", b.verify.Source.Slot)
+	stacktest.DropSlot(t, b.verify.Source.DSN, b.verify.Source.Slot)
 	b.recreateSlot()
 	if _, err := b.admin.CreateTopics(t.Context(), 3, 1, nil, "out.a", "out.b"); err != nil {
 		t.Fatal(err)
@@ -318,7 +319,7 @@ func TestChoice(t *testing.T) {
 	b.insert("a", 400)
 	b.exec("update outbox set at = at - interval '1 day'")
 	b.insert("a", 10)
-	b.exec("select pg_drop_replication_slot($1)", b.verify.Source.Slot)
+	stacktest.DropSlot(t, b.verify.Source.DSN, b.verify.Source.Slot)
 	b.recreateSlot()
 	hour := func(o *reconcile.Options) { o.Since = time.Now().Add(-time.Hour) }
 	if _, err := b.try(hour); err == nil || !strings.Contains(err.Error(), "columns.timestamp") {

@@ -2,6 +2,7 @@ package stacktest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tidemark/tidemark/devstack"
 )
@@ -106,4 +108,28 @@ func databaseName(test string, number int64) string {
 		return '_'
 	}, strings.ToLower(test))
 	return fmt.Sprintf("t%d_%.50s", number, plain)
+}
+
+// DropSlot drops a replication slot of the database, as soon as nobody holds it: a server that has not yet noticed the end of
+// a connection goes on holding for a moment.
+func DropSlot(tb testing.TB, dsn, slot string) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer conn.Close(ctx) //nolint:errcheck // everything has been said by then
+	for {
+		_, err := conn.Exec(ctx, "select pg_drop_replication_slot($1)", slot)
+		if err == nil {
+			return
+		}
+		const objectInUse = "55006"
+		if e, ok := errors.AsType[*pgconn.PgError](err); !ok || e.Code != objectInUse {
+			tb.Fatalf("drop slot %s: %v", slot, err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 }

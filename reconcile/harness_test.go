@@ -98,9 +98,9 @@ func newBench(t *testing.T) *bench {
 	return b
 }
 
-func (b *bench) exec(sql string, args ...any) {
+func (b *bench) exec(sql string) {
 	b.t.Helper()
-	if _, err := b.db.Exec(b.t.Context(), sql, args...); err != nil {
+	if _, err := b.db.Exec(b.t.Context(), sql); err != nil {
 		b.t.Fatalf("%s: %v", sql, err)
 	}
 }

@@ -114,14 +114,16 @@ func databaseName(test string, number int64) string {
 // a connection goes on holding for a moment.
 func DropSlot(tb testing.TB, dsn, slot string) {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(tb.Context(), time.Minute)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, dsn)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	defer conn.Close(ctx) //nolint:errcheck // everything has been said by then
-	for {
+	ticker := time.NewTicker(5 * time.Millisecond)
+	defer ticker.Stop()
+	for ; ; <-ticker.C {
 		_, err := conn.Exec(ctx, "select pg_drop_replication_slot($1)", slot)
 		if err == nil {
 			return
@@ -130,6 +132,5 @@ func DropSlot(tb testing.TB, dsn, slot string) {
 		if e, ok := errors.AsType[*pgconn.PgError](err); !ok || e.Code != objectInUse {
 			tb.Fatalf("drop slot %s: %v", slot, err)
 		}
-		time.Sleep(5 * time.Millisecond)
 	}
 }

@@ -15,9 +15,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/signal"
-	"path/filepath"
-	"slices"
-	"strings"
 	"syscall"
 	"time"
 
@@ -80,26 +77,13 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	if o.seed == 0 {
 		o.seed = rand.Uint64()
 	}
+	o.cases = cases()
+	if *names == "all" {
+		return o, nil
+	}
 	var err error
-	o.cases, err = choose(*names)
+	o.cases, err = trial.Choose("case", *names, o.cases, func(c *testCase) string { return c.Name })
 	return o, err
-}
-
-// choose returns the named cases.
-func choose(names string) ([]testCase, error) {
-	known := cases()
-	if names == "all" {
-		return known, nil
-	}
-	var chosen []testCase
-	for name := range strings.SplitSeq(names, ",") {
-		i := slices.IndexFunc(known, func(c testCase) bool { return c.Name == strings.TrimSpace(name) })
-		if i < 0 {
-			return nil, fmt.Errorf("no case is called %q; --list lists them", name)
-		}
-		chosen = append(chosen, known[i])
-	}
-	return chosen, nil
 }
 
 // run runs every case that was asked for, each on servers of its own, and writes the report.
@@ -111,7 +95,7 @@ func run(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	r := newReport(ctx, o, binary)
+	r := &report{Setting: trial.NewSetting(ctx, "./test/memory", binary, o.seed)}
 	fmt.Printf("seed %d, %s, %d cores, %s\n", o.seed, r.Tidemark, r.Cores, r.Memory)
 	for i := range o.cases {
 		c := &o.cases[i]
@@ -123,33 +107,11 @@ func run(ctx context.Context, o *options) error {
 		fmt.Println(result.line())
 		r.Cases = append(r.Cases, result)
 	}
-	var errs []error
-	if o.json != "" {
-		errs = append(errs, write(o.json, r.json))
-	}
-	if o.report != "" {
-		errs = append(errs, write(o.report, r.markdown))
-	}
+	errs := []error{trial.WriteReports(r, o.json, o.report)}
 	for i := range r.Cases {
 		if c := &r.Cases[i]; c.Broken != "" {
 			errs = append(errs, fmt.Errorf("%s: %s", c.Name, c.Broken))
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// write writes a file beside its place first, so that a report is never half of one.
-func write(path string, content func(io.Writer) error) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	err = errors.Join(content(f), f.Chmod(0o644), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("write %s: %w", path, err), os.Remove(f.Name()))
-	}
-	return nil
 }

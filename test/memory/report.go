@@ -2,27 +2,17 @@ package main
 
 import (
 	"bytes"
-	"context"
-	"encoding/json"
 	"fmt"
 	"io"
-	"os"
-	"os/exec"
-	"runtime"
 	"strings"
-	"time"
+
+	"github.com/tidemark/tidemark/test/trial"
 )
 
 // report is what the cases have shown, and on what.
 type report struct {
-	Date     time.Time `json:"date"`
-	Seed     uint64    `json:"seed"`
-	Command  string    `json:"command"`
-	Tidemark string    `json:"tidemark"`
-	System   string    `json:"system"`
-	Cores    int       `json:"cores"`
-	Memory   string    `json:"memory"`
-	Cases    []result  `json:"cases"`
+	trial.Setting
+	Cases []result `json:"cases"`
 }
 
 // result is what one case has shown. A megabyte is 1,000,000 bytes.
@@ -40,39 +30,6 @@ type result struct {
 	Broken     string    `json:"broken,omitempty"` // what promise, and how
 }
 
-func newReport(ctx context.Context, o *options, binary string) *report {
-	r := &report{
-		Date: time.Now().UTC().Truncate(time.Second), Seed: o.seed, Command: command(o.seed), Tidemark: "unknown",
-		System: runtime.GOOS + "/" + runtime.GOARCH, Cores: runtime.NumCPU(), Memory: memory(),
-	}
-	if out, err := exec.CommandContext(ctx, binary, "version").Output(); err == nil {
-		r.Tidemark = strings.Join(strings.Fields(string(out)), " ")
-	}
-	return r
-}
-
-// command is what runs the cases again.
-func command(seed uint64) string {
-	args := strings.Join(os.Args[1:], " ")
-	if !strings.Contains(args, "-seed") {
-		args = strings.TrimSpace(fmt.Sprintf("--seed %d %s", seed, args))
-	}
-	return "go run ./test/memory " + args
-}
-
-// memory is the machine's, where /proc tells it.
-func memory() string {
-	text, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
-		return "unknown"
-	}
-	var kilobytes int64
-	if _, err := fmt.Sscanf(string(text), "MemTotal: %d kB", &kilobytes); err != nil {
-		return "unknown"
-	}
-	return fmt.Sprintf("%.0f GiB", float64(kilobytes)/(1<<20))
-}
-
 // line is the result in one line.
 func (r *result) line() string {
 	line := fmt.Sprintf("%d rows, peak %.1f MB, limit %.0f MB, %d lost, %d doubled, %d misordered, %.0f s: ",
@@ -83,13 +40,8 @@ func (r *result) line() string {
 	return line + "kept"
 }
 
-func (r *report) json(w io.Writer) error {
-	encoder := json.NewEncoder(w)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(r)
-}
-
-func (r *report) markdown(w io.Writer) error {
+// Markdown writes the report for people.
+func (r *report) Markdown(w io.Writer) error {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, `# Memory
 

@@ -14,11 +14,11 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
+
+	"github.com/tidemark/tidemark/test/trial"
 )
 
 type options struct {
@@ -104,15 +104,7 @@ func choose(names string, short bool) ([]fault, error) {
 		}
 		return known, nil
 	}
-	var chosen []fault
-	for name := range strings.SplitSeq(names, ",") {
-		i := slices.IndexFunc(known, func(f fault) bool { return f.Name == strings.TrimSpace(name) })
-		if i < 0 {
-			return nil, fmt.Errorf("no fault is called %q; --list lists them", name)
-		}
-		chosen = append(chosen, known[i])
-	}
-	return chosen, nil
+	return trial.Choose("fault", names, known, func(f *fault) string { return f.Name })
 }
 
 // run runs every trial that was asked for, on servers that they share, and writes the report.
@@ -132,33 +124,11 @@ func run(ctx context.Context, o *options) (err error) {
 	if ctx.Err() != nil {
 		return fmt.Errorf("interrupted: %w", ctx.Err())
 	}
-	var errs []error
-	if o.json != "" {
-		errs = append(errs, write(o.json, r.json))
-	}
-	if o.report != "" {
-		errs = append(errs, write(o.report, r.markdown))
-	}
+	errs := []error{trial.WriteReports(r, o.json, o.report)}
 	for _, t := range r.Trials {
 		if t.Broken != "" {
 			errs = append(errs, fmt.Errorf("%s: %s", t.Fault, t.Broken))
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// write writes a file beside its place first, so that a report is never half of one.
-func write(path string, content func(io.Writer) error) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	err = errors.Join(content(f), f.Chmod(0o644), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("write %s: %w", path, err), os.Remove(f.Name()))
-	}
-	return nil
 }

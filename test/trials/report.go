@@ -3,42 +3,30 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
-	"runtime"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark/tidemark/test/trial"
 )
 
 // report is what a run of trials has shown, and on what.
 type report struct {
-	Date     time.Time `json:"date"`
-	Seed     uint64    `json:"seed"`
-	Command  string    `json:"command"`
-	Tidemark string    `json:"tidemark"`
-	Postgres string    `json:"postgres"`
-	Kafka    string    `json:"kafka"`
-	System   string    `json:"system"`
-	Cores    int       `json:"cores"`
-	Memory   string    `json:"memory"`
-	Rate     float64   `json:"rows_per_second"`
-	Trials   []result  `json:"trials"`
+	trial.Setting
+	Postgres string   `json:"postgres"`
+	Kafka    string   `json:"kafka"`
+	Rate     float64  `json:"rows_per_second"`
+	Trials   []result `json:"trials"`
 }
 
 func newReport(ctx context.Context, o *options, s *servers) *report {
 	r := &report{
-		Date: time.Now().UTC().Truncate(time.Second), Seed: o.seed, Command: command(o.seed),
-		Tidemark: "unknown", Postgres: "unknown", Kafka: "unknown",
-		System: runtime.GOOS + "/" + runtime.GOARCH, Cores: runtime.NumCPU(), Memory: memory(), Rate: o.rate,
-	}
-	if out, err := exec.CommandContext(ctx, s.binary, "version").Output(); err == nil {
-		r.Tidemark = strings.Join(strings.Fields(string(out)), " ")
+		Setting:  trial.NewSetting(ctx, "./test/trials", s.binary, o.seed),
+		Postgres: "unknown", Kafka: "unknown", Rate: o.rate,
 	}
 	if conn, err := pgx.Connect(ctx, s.postgres.DSN("postgres")); err == nil {
 		_ = conn.QueryRow(ctx, "select split_part(current_setting('server_version'), ' ', 1)").Scan(&r.Postgres) // stays unknown
@@ -52,35 +40,8 @@ func newReport(ctx context.Context, o *options, s *servers) *report {
 	return r
 }
 
-// command is what reproduces the run, as far as a seed can.
-func command(seed uint64) string {
-	args := strings.Join(os.Args[1:], " ")
-	if !strings.Contains(args, "-seed") {
-		args = strings.TrimSpace(fmt.Sprintf("--seed %d %s", seed, args))
-	}
-	return "go run ./test/trials " + args
-}
-
-// memory is the machine's, where /proc tells it.
-func memory() string {
-	text, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
-		return "unknown"
-	}
-	var kilobytes int64
-	if _, err := fmt.Sscanf(string(text), "MemTotal: %d kB", &kilobytes); err != nil {
-		return "unknown"
-	}
-	return fmt.Sprintf("%.0f GiB", float64(kilobytes)/(1<<20))
-}
-
-func (r *report) json(w io.Writer) error {
-	encoder := json.NewEncoder(w)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(r)
-}
-
-func (r *report) markdown(w io.Writer) error {
+// Markdown writes the report for people.
+func (r *report) Markdown(w io.Writer) error {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, `# Trials
 

@@ -53,10 +53,10 @@ const (
 	// ExistingRows is stored before the slot is created on the first start, and until the rows that were there before
 	// the slot are all in Kafka. A restart that finds it drops the slot and begins anew.
 	ExistingRows State = "existing_rows"
+	// Republish is like ExistingRows where the slot was lost: every row of the table is to be published, as the way out.
+	Republish State = "republish"
 	// Moved is left behind by a checkpoint that was moved to another store: nothing starts from here any more.
 	Moved State = "moved"
-	// Republish is the same where the slot was lost: every row of the table is to be published, as its way out.
-	Republish State = "republish"
 )
 
 // Fork is where the source's log was cut off and went on differently, as in a failover to a standby that lacked its end.

@@ -125,3 +125,21 @@ func checkpointStore(c *config.Config) (store, error) {
 		Create: o.Topics.Create, ReplicationFactor: o.Topics.ReplicationFactor,
 	}), nil
 }
+
+// connectIdle connects to the source for a command that must not get into a relay's way, and returns the slot, nil if there
+// is none. A slot that somebody streams from is an error.
+func connectIdle(ctx context.Context, c *config.Config) (*wal.Conn, *wal.Slot, error) {
+	conn, err := wal.Connect(ctx, sourceOptions(c))
+	if err != nil {
+		return nil, nil, err
+	}
+	slot, err := conn.Slot(ctx)
+	if err == nil && slot != nil && slot.Active {
+		err = fmt.Errorf("slot %s is in use by %s: stop the relay that streams from it", slot.Name, slot.Holder())
+	}
+	if err != nil {
+		conn.Close()
+		return nil, nil, err
+	}
+	return conn, slot, nil
+}

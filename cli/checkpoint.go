@@ -10,7 +10,6 @@ import (
 	"github.com/tidemark/tidemark/checkpoint"
 	"github.com/tidemark/tidemark/config"
 	"github.com/tidemark/tidemark/relay"
-	"github.com/tidemark/tidemark/wal"
 )
 
 func (a *app) checkpointCommand() *cobra.Command {
@@ -91,23 +90,16 @@ events stay in Kafka, and some others may arrive a second time.`,
 }
 
 func (a *app) adoptCheckpoint(ctx context.Context, c *config.Config) error {
-	conn, err := wal.Connect(ctx, sourceOptions(c))
+	conn, slot, err := connectIdle(ctx, c)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	slot, err := conn.Slot(ctx)
-	if err != nil {
-		return err
-	}
 	if slot == nil {
 		return fmt.Errorf("slot %s does not exist, so it has no position: tidemark init --recreate-slot", c.Source.Slot)
 	}
 	if reason, lost := slot.Lost(); lost {
 		return fmt.Errorf("slot %s is lost (%s), so its position is of no use: tidemark init --recreate-slot", slot.Name, reason)
-	}
-	if slot.Active {
-		return fmt.Errorf("slot %s is in use by %s: stop the relay that streams from it", slot.Name, slot.Holder())
 	}
 	start, err := slot.Confirmed()
 	if err != nil {

@@ -12,7 +12,6 @@ import (
 
 	"github.com/tidemark/tidemark/checkpoint"
 	"github.com/tidemark/tidemark/config"
-	"github.com/tidemark/tidemark/wal"
 )
 
 func (a *app) checkpointMoveCommand() *cobra.Command {
@@ -137,18 +136,11 @@ func (a *app) moveCheckpoint(ctx context.Context, c, to *config.Config, replace 
 
 // loadIdle returns the checkpoint of a source from whose slot nobody streams.
 func loadIdle(ctx context.Context, c *config.Config, from store) (*checkpoint.Checkpoint, error) {
-	conn, err := wal.Connect(ctx, sourceOptions(c))
+	conn, _, err := connectIdle(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
-	slot, err := conn.Slot(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if slot != nil && slot.Active {
-		return nil, fmt.Errorf("slot %s is in use by %s: stop the relay that streams from it", slot.Name, slot.Holder())
-	}
 	stored, err := from.Load(ctx)
 	switch {
 	case err != nil:

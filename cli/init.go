@@ -165,18 +165,11 @@ func hasRows(ctx context.Context, conn *wal.Conn, snapshot string, tables []stri
 // which is to publish every row.
 func (a *app) recreateSlot(ctx context.Context, c *config.Config, dryRun, republish bool) error {
 	source := sourceOptions(c)
-	conn, err := wal.Connect(ctx, source)
+	conn, slot, err := connectIdle(ctx, c)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	slot, err := conn.Slot(ctx)
-	if err != nil {
-		return err
-	}
-	if slot != nil && slot.Active {
-		return fmt.Errorf("slot %s is in use by %s: stop the relay that streams from it", slot.Name, slot.Holder())
-	}
 	failover, err := conn.System.Failover(c.Source.Failover)
 	if err != nil {
 		return err

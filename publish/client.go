@@ -97,6 +97,9 @@ func (o *Options) producer(partitioner kgo.Partitioner) ([]kgo.Opt, error) {
 		// An outage is waited for, however long. A topic that vanished is waited for too; the relay reports it.
 		kgo.RecordRetries(math.MaxInt32),
 		kgo.UnknownTopicRetries(-1),
+		// A broker that hangs up before its first answer is taken for one that wants TLS, and what was not yet sent would
+		// fail; a proxy in front of a broker that is away does the same. The cause is in Silence and in every Ping.
+		kgo.AlwaysRetryEOF(),
 		// A fenced or forgotten producer must not go on under a new id as if nothing had happened: what was in flight
 		// may or may not be there. It stops, and the relay starts over from the checkpoint.
 		kgo.StopProducerOnDataLossDetected(),

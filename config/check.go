@@ -90,7 +90,7 @@ func (t *Table) check(key string, found *problems) {
 		switch h.Name {
 		case "":
 			found.add(key+".name", "is required")
-		case "id", "tidemark-position", "tidemark-source":
+		case "id", "tidemark-position", "tidemark-source", "tidemark-replay":
 			found.add(key+".name", "%q is written by tidemark itself, and consumers rely on it; take another name", h.Name)
 		}
 		if _, err := literals(h.Value); err != nil {

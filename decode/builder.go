@@ -71,15 +71,15 @@ func (b *builder) event(m *mapping, row []value, pos Position, at time.Time, ev 
 		}
 	}
 
-	headers := append(b.slab.open(4+len(m.headers)), Header{Key: headerID, Value: id})
+	headers := append(b.slab.open(4+len(m.headers)), Header{Key: HeaderID, Value: id})
 	if !m.eventType.alwaysNull() {
 		v, err := b.fill(&m.eventType, row)
 		poison("type", err)
 		headers = append(headers, Header{Key: headerType, Value: v})
 	}
 	headers = append(headers,
-		Header{Key: headerPosition, Value: pos.Append(b.bytes.piece(positionLen))},
-		Header{Key: headerSource, Value: b.source})
+		Header{Key: HeaderPosition, Value: pos.Append(b.bytes.piece(positionLen))},
+		Header{Key: HeaderSource, Value: b.source})
 	for i := range m.headers {
 		h := &m.headers[i]
 		v, err := b.fill(&h.value, row)

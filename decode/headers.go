@@ -8,19 +8,24 @@ import (
 	"strings"
 )
 
-// The headers that every record carries; SPEC.md §4.
+// The headers by which a record is known, and others that tidemark writes; SPEC.md §4.
 const (
-	headerID          = "id"
+	HeaderID           = "id"    // the row's id, before all headers that the row brings along
+	HeaderCloudEventID = "ce_id" // the same in a CloudEvent
+	HeaderPosition     = "tidemark-position"
+	HeaderSource       = "tidemark-source"
+	HeaderReplay       = "tidemark-replay" // of records that were published again, or late, and of no others
+
 	headerType        = "eventType"
-	headerPosition    = "tidemark-position"
-	headerSource      = "tidemark-source"
 	headerTraceParent = "traceparent"
 	headerTraceState  = "tracestate"
 )
 
 // reserved reports whether only tidemark itself may write this header. A consumer and the resume dedupe take it for
 // the truth about the record, so a copy that a service passed on from a record that it had read must not stand there.
-func reserved(name string) bool { return name == headerPosition || name == headerSource }
+func reserved(name string) bool {
+	return name == HeaderPosition || name == HeaderSource || name == HeaderReplay
+}
 
 // jsonHeaders appends the entries of a JSON object to headers, in the order of the document: a string as its text,
 // null as a null value, everything else as its JSON text, untouched. Entries with a reserved name are left out. No

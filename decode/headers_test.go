@@ -36,7 +36,7 @@ func TestJSONHeaders(t *testing.T) {
 		{`{"\\": "\\"}`, []string{`\=\`}, ""},
 		{`{"a": "x,}", "b": [","]}`, []string{"a=x,}", `b=[","]`}, ""},
 		// A service passed on what it had read: only tidemark speaks for itself.
-		{`{"a": "1", "tidemark-position": "ffffffffffffffff-00000000", "tidemark-sourc\u0065": "x", "b": "2"}`, []string{"a=1", "b=2"}, ""},
+		{`{"a": "1", "tidemark-position": "ffffffffffffffff-00000000", "tidemark-sourc\u0065": "x", "tidemark-replay": "verify", "b": "2"}`, []string{"a=1", "b=2"}, ""},
 		{`[1]`, nil, "not an object"},
 		{`"text"`, nil, "not an object"},
 		{`1`, nil, "not an object"},

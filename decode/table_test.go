@@ -20,6 +20,7 @@ func TestNewNamesTheTableAndTheKeyOfEverythingThatIsWrong(t *testing.T) {
 		{"header template", func(t *Table) { t.Headers = []HeaderTemplate{{"ok", "x"}, {"h", "}"}} }, []string{`headers[1] "h":`, `"}"`}},
 		{"header without a name", func(t *Table) { t.Headers = []HeaderTemplate{{"", "x"}} }, []string{"headers[0]"}},
 		{"header of tidemark", func(t *Table) { t.Headers = []HeaderTemplate{{"tidemark-position", "x"}} }, []string{"headers[0]", "tidemark's own"}},
+		{"mark of a repair", func(t *Table) { t.Headers = []HeaderTemplate{{"tidemark-replay", "x"}} }, []string{"headers[0]", "tidemark's own"}},
 		{"on_null", func(t *Table) { t.OnNull = 3 }, []string{"on_null:"}},
 		{"several", func(t *Table) { t.Key, t.Topic, t.Columns.ID = "{", "}", "" }, []string{"key:", "topic:", "columns.id:"}},
 	}

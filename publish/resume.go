@@ -328,23 +328,11 @@ func isCommit(key []byte) bool { return len(key) >= 4 && key[2] == 0 && key[3] =
 // mark returns what is to be kept of a record, if it is one of this source's events, and not one that was published again
 // on purpose.
 func (r *tailReader) mark(record *kgo.Record) (_ mark, ok bool) {
-	var source, position, id string
-	for _, h := range record.Headers {
-		switch h.Key {
-		case "tidemark-source":
-			source = string(h.Value)
-		case "tidemark-position":
-			position = string(h.Value)
-		case "id", "ce_id":
-			id = string(h.Value)
-		case "tidemark-replay":
-			return mark{}, false
-		}
-	}
-	if source != r.tail.Source {
+	stamp := ReadStamp(record.Headers)
+	if stamp.Replayed || stamp.Source != r.tail.Source {
 		return mark{}, false
 	}
-	pos, err := decode.ParsePosition(position)
+	pos, err := decode.ParsePosition(stamp.Position)
 	if err != nil || pos.Commit < r.tail.Since {
 		return mark{}, false
 	}
@@ -353,5 +341,5 @@ func (r *tailReader) mark(record *kgo.Record) (_ mark, ok bool) {
 			return mark{}, false
 		}
 	}
-	return mark{id, pos}, true
+	return mark{stamp.ID, pos}, true
 }

@@ -18,11 +18,7 @@ import (
 // repairIndex is where the indexes of repaired events begin: behind those of the transaction whose commit they borrow.
 const repairIndex = 1 << 31
 
-const (
-	repairBatch = 128
-	// replayHeader marks records that were published again, or late. The resume of a relay ignores them.
-	replayHeader = "tidemark-replay"
-)
+const repairBatch = 128
 
 // conclude goes over the rows in their order, says what became of each, and repairs.
 func (v *verifier) conclude(ctx context.Context) error {
@@ -213,7 +209,7 @@ func (r *repairs) fetch(ctx context.Context, batch []*repair) error {
 	err := r.v.snapshot.Fetch(ctx, t.config.Name, places, func(place wal.Place, values [][]byte) error {
 		one := at[place]
 		t.existing.Event(values, one.pos, now, &one.event)
-		one.event.Headers = append(slices.Clip(one.event.Headers), decode.Header{Key: replayHeader, Value: []byte("verify")})
+		one.event.Headers = append(slices.Clip(one.event.Headers), decode.Header{Key: decode.HeaderReplay, Value: []byte("verify")})
 		read++
 		return nil
 	})

@@ -200,47 +200,44 @@ func (v *verifier) remark(text string) {
 // note learns which rows a record stands for.
 func (v *verifier) note(set *expected, r *kgo.Record) {
 	v.report.Records++
-	var id, position, deadTopic string
-	var haveID, dead, replayed bool
-	for _, h := range r.Headers {
-		switch h.Key {
-		case "id", "ce_id": // tidemark's own comes first; a column of headers may hold others
-			if !haveID {
-				id, haveID = string(h.Value), true
-			}
-		case "tidemark-position":
-			position = string(h.Value)
-		case "tidemark-topic":
-			deadTopic, dead = string(h.Value), true
-		case "tidemark-replay":
-			replayed = true
-		}
-	}
+	stamp := publish.ReadStamp(r.Headers)
 	if t := v.topics[r.Topic]; t != nil {
 		if c := t.cut[r.Partition]; c != nil && !c.any {
 			c.any, c.at = true, r.Timestamp
 		}
 	}
-	if !haveID {
+	if !stamp.Any {
 		return
 	}
 	as := published
 	topic := r.Topic
-	if r.Topic == v.DeadLetterTopic && dead {
-		as, topic = deadLettered, deadTopic
+	if r.Topic == v.DeadLetterTopic {
+		if meant, dead := meantFor(r.Headers); dead {
+			as, topic = deadLettered, meant
+		}
 	}
-	set.each(v.marks.of(topic, id), func(row uint32) {
+	set.each(v.marks.of(topic, stamp.ID), func(row uint32) {
 		v.known[row] = max(v.known[row], as)
-		if as != published || replayed {
+		if as != published || stamp.Replayed {
 			return // out of its turn
 		}
 		if v.times != nil {
 			v.times[row] = uint32(min(max(r.Timestamp.Unix(), 0), math.MaxUint32)) //nolint:gosec // within its bounds
 		}
-		if pos, err := decode.ParsePosition(position); err == nil && v.commits != nil {
+		if pos, err := decode.ParsePosition(stamp.Position); err == nil && v.commits != nil {
 			v.commits[row] = uint64(pos.Commit)
 		}
 	})
+}
+
+// meantFor returns the topic that a dead letter was for. A relay says it behind what the row brings along.
+func meantFor(headers []kgo.RecordHeader) (topic string, dead bool) {
+	for _, h := range headers {
+		if h.Key == "tidemark-topic" {
+			topic, dead = string(h.Value), true
+		}
+	}
+	return topic, dead
 }
 
 // undecidable returns why a row that was not found may have been in Kafka all the same; "" if it cannot have been. passed

@@ -60,8 +60,9 @@ func NewKafka(o KafkaOptions) *Kafka { return &Kafka{o: o, busy: make(chan struc
 func (k *Kafka) String() string { return "Kafka topic " + k.o.Topic + " under key " + k.o.Key }
 
 // TransactionalID is the one under which the checkpoint's holder writes. Whoever asks the brokers for a producer of this
-// id fences all that came before, and so does Save, once for each time it was fenced itself.
-func (k *Kafka) TransactionalID() string { return "tidemark-checkpoint-" + k.o.Key }
+// id fences all that came before, and so does Save, once for each time it was fenced itself. The topic is part of it: two
+// clusters may call a database and a slot the same, and keep their checkpoints in the same brokers under different topics.
+func (k *Kafka) TransactionalID() string { return "tidemark-checkpoint-" + k.o.Topic + "/" + k.o.Key }
 
 // Record is a checkpoint as it is stored in Kafka, for those who write it in a transaction of their own.
 type Record struct {

@@ -160,6 +160,39 @@ func TestKafkaLoadsWhatIsCommitted(t *testing.T) {
 	mustLoad(t, s, example(3))
 }
 
+// Two clusters that call a database and a slot the same keep their checkpoints in topics of their own, and none fences the
+// other. (In one topic, the one would be refused what the other has stored.)
+func TestKafkaTopicsAreStrangersToEachOther(t *testing.T) {
+	t.Parallel()
+	a := newKafka(t, stacktest.Kafka(t))
+	b := newKafka(t, stacktest.Kafka(t))
+	b.Key = a.Key
+	s := a.open()
+	save(t, s, example(1))
+	// As a relay of exactly once, in the middle of a transaction.
+	writer := a.client(kgo.TransactionalID(s.TransactionalID()), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err := writer.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	record, err := s.Record(example(2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := writer.ProduceSync(t.Context(), &kgo.Record{Topic: record.Topic, Key: record.Key, Value: record.Value}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	other := b.open()
+	if c, err := other.Load(t.Context()); c != nil || err != nil {
+		t.Errorf("Load() = %+v, %v from the other topic, want nothing", c, err)
+	}
+	save(t, other, example(3))
+	if err := writer.EndTransaction(t.Context(), kgo.TryCommit); err != nil {
+		t.Fatalf("the transaction of the one topic is fenced by the store of the other: %v", err)
+	}
+	mustLoad(t, s, example(2))
+	mustLoad(t, other, example(3))
+}
+
 func TestKafkaSaysWhatKeepsItFromWorking(t *testing.T) {
 	t.Parallel()
 	gone := newKafka(t, []string{"127.0.0.1:1"}) // nobody listens there

@@ -9,6 +9,7 @@ import (
 	"github.com/tidemark/tidemark/decode"
 	"github.com/tidemark/tidemark/park"
 	"github.com/tidemark/tidemark/publish"
+	"github.com/tidemark/tidemark/wal"
 )
 
 // parking keeps the order of keys that have parked events: what comes later under such a key is parked behind them, and
@@ -128,6 +129,10 @@ func (p *path) persist(what string, work func(context.Context) error) error {
 				return nil
 			}
 			if checkpoint.IsTakenOver(err) || checkpoint.IsPermanent(err) {
+				return err
+			}
+			if wal.IsGoingDown(err) { // it would wait for what comes of this
+				p.fail(err)
 				return err
 			}
 			p.status.fail(err)

@@ -1,12 +1,18 @@
 package relay_test
 
 import (
+	"context"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/tidemark/tidemark/checkpoint"
+	"github.com/tidemark/tidemark/devstack"
+	"github.com/tidemark/tidemark/devstack/stacktest"
 	"github.com/tidemark/tidemark/relay"
 )
 
@@ -18,6 +24,65 @@ func (b *bench) slowly(on *atomic.Bool) {
 			b.cluster.SleepControl(func() { <-time.After(50 * time.Millisecond) })
 		}
 		return nil, nil, false
+	})
+}
+
+// A server that is shut down in order waits for the confirmation of all that it has sent, and lets nobody connect meanwhile.
+// What the relay keeps there cannot be stored any more: it must not stay for that.
+func TestServerThatShutsDownNeedNotWait(t *testing.T) {
+	t.Parallel()
+	for name, prepare := range map[string]func(b *bench){
+		"the checkpoint is there": func(b *bench) {
+			store := checkpoint.NewPostgres(checkpoint.PostgresOptions{DSN: b.dsn, Database: "app", Slot: b.slot, Create: true})
+			b.t.Cleanup(store.Close)
+			b.options.Store = store
+		},
+		"parked events are": func(b *bench) { b.options.OnPoison, b.options.ParkDSN = relay.Park, b.dsn },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := stacktest.NewPostgres(t)
+			if err := server.CreateDatabase(t.Context(), "app"); err != nil {
+				t.Fatal(err)
+			}
+			b := newBenchOn(t, server.DSN("app"))
+			b.options.ResumeDedupe = true
+			prepare(b)
+			r := b.start()
+			b.insert(20)
+			b.records("outbox.event.order", 20)
+			if b.options.OnPoison == relay.Park {
+				b.hinderParking()
+			}
+			began := time.Now()
+			if err := server.Restart(t.Context(), devstack.StopFast); err != nil {
+				t.Error(err)
+			}
+			t.Logf("restarted after %v", time.Since(began))
+			b.move(server)
+			b.insert(20)
+			mustArriveInOrder(t, b.records("outbox.event.order", 40))
+			r.stop()
+		})
+	}
+}
+
+// hinderParking commits an event that has to be parked, and returns when the relay stands before the table.
+func (b *bench) hinderParking() {
+	b.t.Helper()
+	holder, err := pgx.Connect(b.t.Context(), b.dsn)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { _ = holder.Close(context.Background()) })
+	if _, err := holder.Exec(b.t.Context(), "begin; lock table tidemark_parked in access exclusive mode"); err != nil {
+		b.t.Fatal(err)
+	}
+	b.event("k", "good", strings.Repeat("x", 2<<20)) // above the topic's limit
+	eventually(b.t, "the relay waits for the table", func() bool {
+		var waits bool
+		err := b.db.QueryRow(b.t.Context(), "select exists (select from pg_locks where not granted and relation = 'tidemark_parked'::regclass)").Scan(&waits)
+		return err == nil && waits
 	})
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tidemark/tidemark/checkpoint"
 	"github.com/tidemark/tidemark/decode"
+	"github.com/tidemark/tidemark/wal"
 )
 
 // storeTimeout bounds one attempt to store the checkpoint.
@@ -306,8 +307,10 @@ func (p *path) keepCheckpoint(ctx context.Context) {
 		case <-ticker.C:
 		}
 		err := p.save(ctx, p.Once)
-		if checkpoint.IsTakenOver(err) {
-			p.fail(err) // what we know of the stream is of no use any more
+		// Taken over, what we know of the stream is of no use any more. And a server that shuts down and has our checkpoint
+		// would wait for ever for what it does not let us store.
+		if checkpoint.IsTakenOver(err) || wal.IsGoingDown(err) {
+			p.fail(err)
 			return
 		}
 		if err != nil {

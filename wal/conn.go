@@ -286,6 +286,10 @@ func IsSlotActive(err error) bool { return sqlState(err) == "55006" }
 // IsSlotMissing reports whether err says that there is no such slot.
 func IsSlotMissing(err error) bool { return sqlState(err) == "42704" }
 
+// IsGoingDown reports whether err says that the server takes no new connections, since it is shutting down or not up yet.
+// Streams that are open go on meanwhile: the server waits for the confirmation of all that it has sent.
+func IsGoingDown(err error) bool { return sqlState(err) == "57P03" }
+
 func sqlState(err error) string {
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return pgErr.Code

@@ -29,6 +29,13 @@ func TestCrashWithTheCheckpointElsewhere(t *testing.T) {
 	}
 }
 
+// TestCrashExactlyOnce is TestCrash with delivery.mode: exactly_once, as a consumer of committed records sees it: nothing is
+// there twice, and of each database transaction all is there or nothing.
+func TestCrashExactlyOnce(t *testing.T) {
+	t.Parallel() // it mostly waits
+	crash(t, newExactlyOnceArena(t))
+}
+
 func crash(t *testing.T, a *arena) {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(a.seed, 1)) //nolint:gosec // reproducible

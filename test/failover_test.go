@@ -44,8 +44,21 @@ func newPair(t *testing.T) *trial.Pair {
 // TestSilentHostIsTakenOver has the active instance stand still, as when its host does: the slot is free within seconds,
 // whatever the server's wal_sender_timeout, and the other takes over. Nothing that the first one does later counts.
 func TestSilentHostIsTakenOver(t *testing.T) {
-	// A real Kafka, or none: the imitation lets a producer go on that was fenced.
-	a := newArenaOn(t, stacktest.Database(t, postgresOptions()), stacktest.Kafka(t))
+	t.Parallel()
+	t.Run("at least once", func(t *testing.T) {
+		t.Parallel() // both mostly wait
+		// A real Kafka, or none: the imitation lets a producer go on that was fenced.
+		silentHostIsTakenOver(t, newArenaOn(t, stacktest.Database(t, postgresOptions()), stacktest.Kafka(t)))
+	})
+	// What the silent one has under way is in an open transaction, which holds up consumers until it is fenced.
+	t.Run("exactly once", func(t *testing.T) {
+		t.Parallel()
+		silentHostIsTakenOver(t, newExactlyOnceArena(t))
+	})
+}
+
+func silentHostIsTakenOver(t *testing.T, a *arena) {
+	t.Helper()
 	active := a.startReady()
 	standby := a.start()
 	a.await("the second instance waits for the slot, and says who holds it", time.Minute, func() bool {

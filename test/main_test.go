@@ -84,12 +84,24 @@ func newArena(t *testing.T) *arena {
 // newArenaOn makes an arena on an empty database and a Kafka.
 func newArenaOn(t *testing.T, dsn string, brokers []string) *arena {
 	t.Helper()
-	seed := seed(t)
-	made, err := trial.NewArena(context.Background(), trial.Options{Binary: binary(t), DSN: dsn, Brokers: brokers, Dir: t.TempDir(), Seed: seed})
+	return makeArena(t, trial.Options{DSN: dsn, Brokers: brokers})
+}
+
+// newExactlyOnceArena makes one with delivery.mode: exactly_once. It takes a real Kafka: the imitation lets a producer go on
+// that was fenced, and does not give each transaction an epoch of its own, by which the ledger knows them.
+func newExactlyOnceArena(t *testing.T) *arena {
+	t.Helper()
+	return makeArena(t, trial.Options{DSN: stacktest.Database(t, postgresOptions()), Brokers: stacktest.Kafka(t), ExactlyOnce: true})
+}
+
+func makeArena(t *testing.T, o trial.Options) *arena {
+	t.Helper()
+	o.Binary, o.Dir, o.Seed = binary(t), t.TempDir(), seed(t)
+	made, err := trial.NewArena(context.Background(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &arena{Arena: made, t: t, seed: seed}
+	a := &arena{Arena: made, t: t, seed: o.Seed}
 	t.Cleanup(func() {
 		for i, r := range a.relays {
 			if err := r.Kill(); err != nil {

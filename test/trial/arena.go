@@ -1,6 +1,7 @@
 package trial
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,8 +36,10 @@ type Options struct {
 	Topics  int      // default 3
 	Seed    uint64
 	Reader  []kgo.Opt // for the ledger's way to Kafka
-	// ExactlyOnce is delivery.mode: exactly_once, judged as a consumer of committed records sees it.
+	// ExactlyOnce is delivery.mode: exactly_once, judged as a consumer of committed records sees it. It goes with the store
+	// kafka alone, which is its default.
 	ExactlyOnce bool
+	Store       string // checkpoint.store; default file
 }
 
 // NewArena creates the outbox table and begins to read the topics, which do not exist yet.
@@ -62,8 +65,10 @@ func NewArena(ctx context.Context, o Options) (*Arena, error) {
 		DeadLetter: fmt.Sprintf("dead-%s-%08x", name, unique),
 	}
 	if o.ExactlyOnce {
-		a.Config = a.Config.With("TIDEMARK_DELIVERY_MODE", "exactly_once", "TIDEMARK_CHECKPOINT_STORE", "kafka")
+		o.Store = cmp.Or(o.Store, "kafka")
+		a.Config = a.Config.With("TIDEMARK_DELIVERY_MODE", "exactly_once")
 	}
+	a.Config = a.Config.With("TIDEMARK_CHECKPOINT_STORE", o.Store)
 	a.Ledger.DeadLetters(a.Config.DeadLetter)
 	for i := range o.Topics {
 		a.Types = append(a.Types, fmt.Sprintf("%s-%08x-%d", name, unique, i))

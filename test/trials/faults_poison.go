@@ -30,6 +30,7 @@ func poisonFaults() []fault {
 			Name: "poison_park", Alone: true,
 			What:    "the same with on_poison: park; an operator raises the limit, releases by id, by key or all, and discards, between the kills",
 			Late:    "a parked event is published when it is released, behind later ones of other keys",
+			Apart:   "with exactly_once, a parked event is torn from those that it was committed with: it is published when it is released, and they were published before",
 			Prepare: limitTopics("park"), Inject: operateParked, Load: someHuge, Finish: emptyTheLot,
 		},
 	}

@@ -86,7 +86,7 @@ func processFaults() []fault {
 			},
 		},
 		{
-			Name: "two_relays", What: "two instances with one slot and one checkpoint file; the active one is killed, again and again", Quick: true,
+			Name: "two_relays", What: "two instances with one slot and one checkpoint; the active one is killed, again and again", Quick: true,
 			Inject: func(ctx context.Context, s *stack) (func() error, error) {
 				if len(s.instances) < 2 {
 					s.start(ctx)

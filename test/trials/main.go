@@ -6,6 +6,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -24,6 +25,7 @@ import (
 type options struct {
 	seed     uint64
 	mode     string
+	store    string
 	faults   []fault
 	length   time.Duration
 	rate     float64
@@ -37,6 +39,13 @@ type options struct {
 }
 
 const exactlyOnce = "exactly_once"
+
+// Where the checkpoint may be.
+const (
+	inFile     = "file"
+	inPostgres = "postgres"
+	inKafka    = "kafka"
+)
 
 func main() {
 	o, err := parse(os.Args[1:], os.Stderr)
@@ -71,6 +80,7 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	flags.StringVar(&o.json, "json", "", "write the report to this file, as JSON")
 	flags.StringVar(&o.postgres, "postgres", os.Getenv("TIDEMARK_TEST_POSTGRES"), "version of Postgres: 16, 17 or 18")
 	flags.StringVar(&o.mode, "mode", "at_least_once", "delivery.mode; with exactly_once the judge reads committed records alone, and wants no database transaction torn")
+	flags.StringVar(&o.store, "store", "", "checkpoint.store: file, postgres or kafka (default file, and kafka with exactly_once, which knows no other)")
 	flags.BoolVar(&o.verbose, "verbose", false, "show what tidemark logs")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
@@ -78,8 +88,8 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	if flags.NArg() > 0 {
 		return nil, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
-	if o.mode != "at_least_once" && o.mode != exactlyOnce {
-		return nil, fmt.Errorf("--mode %s: at_least_once or %s", o.mode, exactlyOnce)
+	if err := o.checkMode(); err != nil {
+		return nil, err
 	}
 	if *list {
 		for _, f := range faults() {
@@ -93,6 +103,25 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	var err error
 	o.faults, err = choose(*names, o.short)
 	return o, err
+}
+
+// checkMode looks at mode and store, and fills in the store.
+func (o *options) checkMode() error {
+	switch o.mode {
+	case "at_least_once":
+		o.store = cmp.Or(o.store, inFile)
+	case exactlyOnce:
+		o.store = cmp.Or(o.store, inKafka)
+	default:
+		return fmt.Errorf("--mode %s: at_least_once or %s", o.mode, exactlyOnce)
+	}
+	switch {
+	case !slices.Contains([]string{inFile, inPostgres, inKafka}, o.store):
+		return fmt.Errorf("--store %s: %s, %s or %s", o.store, inFile, inPostgres, inKafka)
+	case o.mode == exactlyOnce && o.store != inKafka:
+		return fmt.Errorf("--store %s: with %s the checkpoint is in the Kafka transaction", o.store, exactlyOnce)
+	}
+	return nil
 }
 
 // choose returns the named faults.

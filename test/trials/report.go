@@ -17,6 +17,8 @@ import (
 // report is what a run of trials has shown, and on what.
 type report struct {
 	trial.Setting
+	Mode     string   `json:"delivery_mode"`
+	Store    string   `json:"checkpoint_store"`
 	Postgres string   `json:"postgres"`
 	Kafka    string   `json:"kafka"`
 	Rate     float64  `json:"rows_per_second"`
@@ -25,6 +27,7 @@ type report struct {
 
 func newReport(ctx context.Context, o *options, s *servers) *report {
 	r := &report{
+		Mode: o.mode, Store: o.store,
 		Setting:  trial.NewSetting(ctx, "./test/trials", s.binary, o.seed),
 		Postgres: "unknown", Kafka: "unknown", Rate: o.rate,
 	}
@@ -47,7 +50,8 @@ func (r *report) Markdown(w io.Writer) error {
 
 Real servers, the built binary, one fault after the other, and a ledger that knows what was committed and reads back every
 record. *Lost*: committed and not in Kafka. *Doubled*: in Kafka more than once. *Misordered*: behind a later event of its
-key. *Phantom*: in Kafka and rolled back. *Suppressed*: what tidemark read again after a restart and recognized as
+key. *Phantom*: in Kafka and rolled back. *Torn*: with exactly_once, outside the Kafka transaction of the others of its
+database transaction. *Suppressed*: what tidemark read again after a restart and recognized as
 published. *Recovery*: from the moment at which the fault is over until an event is in Kafka that was written after that,
 median and maximum.
 
@@ -55,18 +59,20 @@ median and maximum.
 |---|---|
 | date | %s |
 | command | `+"`%s`"+` |
+| delivery.mode | %s |
+| checkpoint.store | %s |
 | tidemark | %s |
 | Postgres | %s |
 | Kafka | %s |
 | machine | %s, %d cores, %s |
 
-`, r.Date.Format("2006-01-02 15:04 MST"), r.Command, r.Tidemark, r.Postgres, r.Kafka, r.System, r.Cores, r.Memory)
-	b.WriteString("| fault | times | committed | lost | doubled | misordered | phantom | suppressed | recovery | |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|---|\n")
+`, r.Date.Format("2006-01-02 15:04 MST"), r.Command, r.Mode, r.Store, r.Tidemark, r.Postgres, r.Kafka, r.System, r.Cores, r.Memory)
+	b.WriteString("| fault | times | committed | lost | doubled | misordered | phantom | torn | suppressed | recovery | |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|\n")
 	var sum result
 	for i := range r.Trials {
 		t := &r.Trials[i]
 		if t.Skipped != "" {
-			fmt.Fprintf(&b, "| %s | | | | | | | | | skipped |\n", t.Fault)
+			fmt.Fprintf(&b, "| %s | | | | | | | | | | skipped |\n", t.Fault)
 			continue
 		}
 		sum.add(t)
@@ -74,11 +80,11 @@ median and maximum.
 		if t.Broken != "" {
 			remark = "**broken**"
 		}
-		fmt.Fprintf(&b, "| %s | %d | %d | %d | %d | %d | %d | %d | %.1f s, %.1f s | %s |\n", t.Fault, t.Injections, t.Committed,
-			t.Lost, t.Doubled, t.Misordered, t.Phantom, t.Suppressed, t.Recovery.Median, t.Recovery.Max, remark)
+		fmt.Fprintf(&b, "| %s | %d | %d | %d | %d | %d | %d | %d | %d | %.1f s, %.1f s | %s |\n", t.Fault, t.Injections, t.Committed,
+			t.Lost, t.Doubled, t.Misordered, t.Phantom, t.Torn, t.Suppressed, t.Recovery.Median, t.Recovery.Max, remark)
 	}
-	fmt.Fprintf(&b, "| **all** | %d | %d | %d | %d | %d | %d | %d | | |\n\n## What each fault does\n\n", sum.Injections, sum.Committed,
-		sum.Lost, sum.Doubled, sum.Misordered, sum.Phantom, sum.Suppressed)
+	fmt.Fprintf(&b, "| **all** | %d | %d | %d | %d | %d | %d | %d | %d | | |\n\n## What each fault does\n\n", sum.Injections, sum.Committed,
+		sum.Lost, sum.Doubled, sum.Misordered, sum.Phantom, sum.Torn, sum.Suppressed)
 	for i := range r.Trials {
 		t := &r.Trials[i]
 		fmt.Fprintf(&b, "- **%s**: %s", t.Fault, t.What)
@@ -104,6 +110,7 @@ func (t *result) add(o *result) {
 	t.Doubled += o.Doubled
 	t.Misordered += o.Misordered
 	t.Phantom += o.Phantom
+	t.Torn += o.Torn
 	t.Suppressed += o.Suppressed
 }
 

@@ -39,6 +39,7 @@ type fault struct {
 	Says  []string      // and what its last word has to contain then
 	Twice string        // why events may arrive twice
 	Late  string        // why events may arrive behind later ones of other keys
+	Apart string        // with exactly_once: why events may be in another Kafka transaction than those that they were committed with
 
 	Once      bool             // it cannot be repeated
 	Refused   bool             // tidemark must end with status 3, once a time at least, and no other
@@ -97,6 +98,7 @@ type result struct {
 	Doubled    int      `json:"doubled"`
 	Misordered int      `json:"misordered"`
 	Phantom    int      `json:"phantom"`
+	Torn       int      `json:"torn"`  // with exactly_once: outside the Kafka transaction of the others of its database transaction
 	Other      int      `json:"other"` // damaged records, positions that change or go backward
 	Moved      int      `json:"moved"` // keys in more than one partition
 	Dead       int      `json:"dead_letters,omitempty"`
@@ -178,8 +180,8 @@ func (t *result) line() string {
 	if t.Skipped != "" {
 		return "skipped: " + t.Skipped
 	}
-	line := fmt.Sprintf("%d×, %d committed, %d lost, %d doubled, %d misordered, %d phantom, %d suppressed, recovery %.1f s (at most %.1f s)",
-		t.Injections, t.Committed, t.Lost, t.Doubled, t.Misordered, t.Phantom, t.Suppressed, t.Recovery.Median, t.Recovery.Max)
+	line := fmt.Sprintf("%d×, %d committed, %d lost, %d doubled, %d misordered, %d phantom, %d torn, %d suppressed, recovery %.1f s (at most %.1f s)",
+		t.Injections, t.Committed, t.Lost, t.Doubled, t.Misordered, t.Phantom, t.Torn, t.Suppressed, t.Recovery.Median, t.Recovery.Max)
 	if remark := t.remark(); remark != "" {
 		line += ", " + remark
 	}
@@ -355,9 +357,10 @@ func (s *stack) judge(ctx context.Context, f *fault, t *result) {
 		broken(err)
 	}
 	t.Committed, t.RolledBack, t.Moved = v.Committed, v.RolledBack, v.Moved
+	t.Torn = v.Count(ledger.Torn)
 	t.Dead, t.Discarded, t.Again, t.Done = v.Dead, v.Discarded, v.Again, s.done
 	t.Lost, t.Doubled, t.Misordered, t.Phantom = v.Count(ledger.Lost), v.Count(ledger.Doubled), v.Count(ledger.Misordered), v.Count(ledger.Phantom)
-	for _, finding := range []ledger.Finding{ledger.Astray, ledger.Damaged, ledger.Backward, ledger.Unstable, ledger.Torn, ledger.Skipped} {
+	for _, finding := range []ledger.Finding{ledger.Astray, ledger.Damaged, ledger.Backward, ledger.Unstable, ledger.Skipped} {
 		t.Other += v.Count(finding)
 	}
 	s.mu.Lock()
@@ -374,6 +377,10 @@ func (s *stack) judge(ctx context.Context, f *fault, t *result) {
 	if f.Late != "" {
 		tolerated = append(tolerated, ledger.Backward)
 		t.Note = f.Late
+	}
+	if f.Apart != "" && s.mode == exactlyOnce {
+		tolerated = append(tolerated, ledger.Torn)
+		t.Note = strings.TrimPrefix(t.Note+"; "+f.Apart, "; ")
 	}
 	broken(v.Err(tolerated...))
 	switch {

@@ -27,6 +27,7 @@ type servers struct {
 	binary        string
 	dir           string
 	mode          string   // delivery.mode
+	store         string   // checkpoint.store
 	three         *servers // the same with a cluster of three brokers, once it was asked for
 }
 
@@ -63,7 +64,7 @@ func (s *servers) relayBrokers() []string {
 }
 
 func startServers(ctx context.Context, o *options) (_ *servers, err error) {
-	s := &servers{mode: o.mode}
+	s := &servers{mode: o.mode, store: o.store}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())

@@ -69,7 +69,7 @@ func newStack(ctx context.Context, s *servers, name, pair string, rng *rand.Rand
 	}
 	st.Arena, err = trial.NewArena(ctx, trial.Options{
 		Binary: s.binary, DSN: dsn, Brokers: s.kafka.Brokers(), Dir: dir, Seed: rng.Uint64(), Reader: s.kafkaClient,
-		ExactlyOnce: s.mode == exactlyOnce,
+		ExactlyOnce: s.mode == exactlyOnce, Store: s.store,
 	})
 	if err != nil {
 		return nil, err

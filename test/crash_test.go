@@ -12,13 +12,18 @@ import (
 )
 
 // TestCrash kills tidemark again and again under load. Nothing may be lost, and nothing published twice. TIDEMARK_TEST_CRASH_FOR=60s is the long form.
-func TestCrash(t *testing.T) { crash(t, newArena(t)) }
+func TestCrash(t *testing.T) {
+	t.Parallel()
+	crash(t, newArena(t))
+}
 
 // TestCrashWithTheCheckpointElsewhere is TestCrash with the checkpoint on the servers: what a relay was doing there when
 // it was killed is not in its successor's way, and the successor finds all that its predecessor had stored.
 func TestCrashWithTheCheckpointElsewhere(t *testing.T) {
+	t.Parallel()
 	for _, store := range []string{"postgres", "kafka"} {
 		t.Run(store, func(t *testing.T) {
+			t.Parallel()
 			a := newArena(t)
 			a.Config = a.Config.With("TIDEMARK_CHECKPOINT_STORE", store)
 			crash(t, a)
@@ -42,7 +47,7 @@ func crash(t *testing.T, a *arena) {
 	r := a.startReady()
 	w := a.write(trial.Load{Writers: 6, Rate: 1000})
 	kills := 0
-	for end := time.Now().Add(longer(t, "TIDEMARK_TEST_CRASH_FOR", 15*time.Second)); time.Now().Before(end); {
+	for end := time.Now().Add(longer(t, "TIDEMARK_TEST_CRASH_FOR", 10*time.Second)); time.Now().Before(end); {
 		next := time.NewTimer(500*time.Millisecond + rand64(rng, time.Second))
 		select {
 		case <-next.C:

@@ -8,6 +8,7 @@ import (
 
 // TestDelivery is the main promise without any fault: every committed row once, in order, and none that was rolled back.
 func TestDelivery(t *testing.T) {
+	t.Parallel()
 	a := newArena(t)
 	r := a.startReady()
 	w := a.write(trial.Load{Writers: 8, Rows: 10_000})
@@ -29,6 +30,7 @@ func TestDelivery(t *testing.T) {
 
 // TestHardTransactions repeats what has cost other relays their rows, one kind of transaction at a time.
 func TestHardTransactions(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name string
 		load trial.Load
@@ -42,6 +44,7 @@ func TestHardTransactions(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			a := newArena(t)
 			r := a.startReady()
 			w := a.write(test.load)

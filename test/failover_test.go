@@ -98,6 +98,7 @@ func silentHostIsTakenOver(t *testing.T, a *arena) {
 // TestFailover kills the primary under load and promotes its standby, to which the slot is synced: the running relay goes on
 // there, and nothing is lost or doubled.
 func TestFailover(t *testing.T) {
+	t.Parallel()
 	pair := newPair(t)
 	if !pair.SyncsSlots() {
 		t.Skip("failover slots came with Postgres 17")
@@ -129,6 +130,7 @@ func TestFailover(t *testing.T) {
 
 // TestFailoverWithoutTheSlot is refused, and the way out brings every row; those that were there before come twice.
 func TestFailoverWithoutTheSlot(t *testing.T) {
+	t.Parallel()
 	pair := newPair(t)
 	a := newArenaOn(t, pair.DSN("app"), brokers(t))
 	a.Config = a.Config.With("TIDEMARK_SOURCE_FAILOVER", "false")
@@ -157,6 +159,7 @@ func TestFailoverWithoutTheSlot(t *testing.T) {
 
 // TestReplica reads from a hot standby, and creates what must be written on the primary.
 func TestReplica(t *testing.T) {
+	t.Parallel()
 	pair := newPair(t)
 	a := newArenaOn(t, pair.DSN("app"), brokers(t))
 	a.Config.DSN = pair.StandbyDSN("app")
@@ -220,6 +223,7 @@ func (a *arena) command(args ...string) {
 
 // TestPlannedMoves are the steps of docs/failover.md where no slot goes along: nothing is lost, and nothing comes twice.
 func TestPlannedMoves(t *testing.T) {
+	t.Parallel()
 	pair := newPair(t)
 	a := newArenaOn(t, pair.DSN("app"), brokers(t))
 	a.Config = a.Config.With("TIDEMARK_SOURCE_FAILOVER", "false")

@@ -18,8 +18,10 @@ import (
 // the policy says, and of the others what always does. The fault suite (poison_stop, poison_dead_letter, poison_park) does
 // the same for longer and at random moments.
 func TestPoison(t *testing.T) {
+	t.Parallel()
 	for _, policy := range []string{"stop", "dead_letter", "park"} {
 		t.Run(policy, func(t *testing.T) {
+			t.Parallel()
 			a := newArena(t)
 			a.Config = a.Config.With("TIDEMARK_DELIVERY_ON_POISON", policy)
 			admin := a.limitTopics()

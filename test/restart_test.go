@@ -14,6 +14,7 @@ import (
 // TestRunOnce ends by itself when everything that was committed before its start is in Kafka, also while others go on
 // writing.
 func TestRunOnce(t *testing.T) {
+	t.Parallel()
 	a := newArena(t)
 	a.Config.Args = []string{"run", "--once"}
 	once := func() {
@@ -54,6 +55,7 @@ func existing() []trial.Kind { return []trial.Kind{trial.Single} }
 // TestFirstStartCrash kills tidemark while it publishes the rows that were there before the slot. The first start begins
 // anew, and nothing is lost: neither of those rows nor of those that are inserted meanwhile.
 func TestFirstStartCrash(t *testing.T) {
+	t.Parallel()
 	a := newArena(t)
 	fill := a.write(trial.Load{Writers: 2, Rows: 50_000, Keys: 500, Kinds: []trial.Kind{trial.EachKey}})
 	if err := fill.Wait(); err != nil {
@@ -82,6 +84,7 @@ func TestFirstStartCrash(t *testing.T) {
 
 // TestSecondInstanceWaits has two instances with one slot and one checkpoint file: the second is the hot standby.
 func TestSecondInstanceWaits(t *testing.T) {
+	t.Parallel()
 	a := newArena(t)
 	active := a.startReady()
 	w := a.write(trial.Load{Rate: 500})

@@ -15,6 +15,7 @@ import (
 
 // TestKafkaStandsStill holds Kafka back while the source goes on.
 func TestKafkaStandsStill(t *testing.T) {
+	t.Parallel()
 	kafka := stacktest.NewKafka(t)
 	t.Run("an idle slot moves", func(t *testing.T) { testIdleSlotMoves(t, kafka) })
 	t.Run("a stalled consumer keeps its stream", func(t *testing.T) { testStalledConsumer(t, kafka) })

@@ -92,6 +92,7 @@ func (a *arena) lostIDs() []string {
 // TestVerifyRaisesNoFalseAlarm runs verify --repair again and again beside a relay under load: nothing is missing, and
 // nothing comes twice.
 func TestVerifyRaisesNoFalseAlarm(t *testing.T) {
+	t.Parallel()
 	a := newArena(t)
 	a.startReady()
 	w := a.write(trial.Load{Rate: 1500})
@@ -109,6 +110,7 @@ func TestVerifyRaisesNoFalseAlarm(t *testing.T) {
 // init --recreate-slot, verify finds exactly what the ledger misses, and --repair brings exactly that, in the order of each
 // key; a repair that is killed in the middle is taken up by the next.
 func TestVerifyBringsEveryRowOfALostSlot(t *testing.T) {
+	t.Parallel()
 	a := newArena(t)
 	// The order of a table is that of the transactions that inserted, and of the rows of one.
 	load := trial.Load{Rate: 500, Kinds: []trial.Kind{trial.Single, trial.EachKey}, Shared: -1}
@@ -242,6 +244,7 @@ func (a *arena) mustHaveRepaired() {
 // TestVerifyAfterRecordsWereDeleted deletes records of a topic, which nobody can tell from retention, and another topic as a
 // whole, which is missing.
 func TestVerifyAfterRecordsWereDeleted(t *testing.T) {
+	t.Parallel()
 	stacktest.Kafka(t) // the imitation does not lose a topic's readers as a real one does
 	a := newArena(t)
 	r := a.startReady()

@@ -83,10 +83,13 @@ func OpenNow(ctx context.Context, o Options, alone string) (s *Snapshot, end pgl
 		}
 	}
 	var at string
+	var flushed bool
 	var block, segment uint64
-	err = conn.QueryRow(ctx, `select (case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_insert_lsn() end)::text,
+	err = conn.QueryRow(ctx, `select at::text, pg_is_in_recovery() or pg_current_wal_flush_lsn() >= at,
 		(select setting::bigint from pg_settings where name = 'wal_block_size'),
-		pg_size_bytes(current_setting('wal_segment_size'))`).Scan(&at, &block, &segment)
+		pg_size_bytes(current_setting('wal_segment_size'))
+		from (select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_insert_lsn() end) t(at)`).
+		Scan(&at, &flushed, &block, &segment)
 	if err != nil {
 		return nil, 0, false, wrap(err)
 	}
@@ -94,7 +97,24 @@ func OpenNow(ctx context.Context, o Options, alone string) (s *Snapshot, end pgl
 	if err != nil {
 		return nil, 0, false, wrap(err)
 	}
+	if !flushed {
+		if err := flush(ctx, o.DSN); err != nil {
+			return nil, 0, false, wrap(err)
+		}
+	}
 	return &Snapshot{conn}, withoutPageHeader(lsn, block, segment), false, nil
+}
+
+// flush makes a primary write its log out up to now. What open transactions have put there is not sent to anybody until
+// somebody commits, which on a quiet server takes a quarter of a minute. The message is one that nobody listens to.
+func flush(ctx context.Context, dsn string) error {
+	conn, err := connectSQL(ctx, dsn)
+	if err != nil {
+		return err
+	}
+	defer closeSQL(conn)
+	_, err = conn.Exec(ctx, "begin; set local synchronous_commit = local; select pg_logical_emit_message(true, 'tidemark.flush', ''); commit")
+	return err
 }
 
 // lock takes the advisory lock of that name for the session. The server may take a moment to notice that its last holder has

@@ -76,3 +76,20 @@ func TestOpenNowSeesWhatIsCommittedBeforeItsEnd(t *testing.T) {
 		first = ids
 	}
 }
+
+// TestOpenNowsEndIsSent: somebody else's open transaction has left log behind that a quiet server would not write out, and
+// so not send.
+func TestOpenNowsEndIsSent(t *testing.T) {
+	t.Parallel()
+	s, _ := ownSource(t, nil) // nobody else writes there
+	s.exec("begin")
+	s.exec("insert into outbox (payload) values ('open')")
+	now, end, _, err := OpenNow(t.Context(), s.options, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer now.Close()
+	if flushed := s.lsn("select pg_current_wal_flush_lsn()"); flushed < end {
+		t.Errorf("the log is written out up to %s, and the end is %s", flushed, end)
+	}
+}

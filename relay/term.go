@@ -44,12 +44,14 @@ func (r *Relay) newPath(ctx context.Context, l *lead) (*path, error) {
 	return p, nil
 }
 
-// end returns up to where Once reads: all that is committed by now.
+// end returns up to where Once reads: all that is committed by now, on the primary where it can be asked, since a standby may
+// lag behind.
 func (r *Relay) end(ctx context.Context, conn *wal.Conn) (pglogrepl.LSN, error) {
-	if !r.Once || !conn.System.Standby || r.Source.AdminDSN == "" || r.Source.AdminDSN == r.Source.DSN {
+	alone := conn.System.Standby && (r.Source.AdminDSN == "" || r.Source.AdminDSN == r.Source.DSN)
+	if !r.Once || alone {
 		return conn.System.Flushed, nil
 	}
-	setup, err := wal.OpenSetup(ctx, r.Source) // the standby may lag behind
+	setup, err := wal.OpenSetup(ctx, r.Source)
 	if err != nil {
 		return 0, err
 	}

@@ -98,22 +98,23 @@ func OpenNow(ctx context.Context, o Options, alone string) (s *Snapshot, end pgl
 		return nil, 0, false, wrap(err)
 	}
 	if !flushed {
-		if err := flush(ctx, o.DSN); err != nil {
+		writer, err := connectSQL(ctx, o.DSN)
+		if err != nil {
+			return nil, 0, false, wrap(err)
+		}
+		defer closeSQL(writer)
+		if err := flush(ctx, writer); err != nil {
 			return nil, 0, false, wrap(err)
 		}
 	}
 	return &Snapshot{conn}, withoutPageHeader(lsn, block, segment), false, nil
 }
 
-// flush makes a primary write its log out up to now. What open transactions have put there is not sent to anybody until
-// somebody commits, which on a quiet server takes a quarter of a minute. The message is one that nobody listens to.
-func flush(ctx context.Context, dsn string) error {
-	conn, err := connectSQL(ctx, dsn)
-	if err != nil {
-		return err
-	}
-	defer closeSQL(conn)
-	_, err = conn.Exec(ctx, "begin; set local synchronous_commit = local; select pg_logical_emit_message(true, 'tidemark.flush', ''); commit")
+// flush makes a primary write its log out up to now: what is committed with synchronous_commit off, and what open
+// transactions have put there, which is sent to nobody until somebody commits, on a quiet server for a quarter of a minute.
+// The message is one that nobody listens to.
+func flush(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, "begin; set local synchronous_commit = local; select pg_logical_emit_message(true, 'tidemark.flush', ''); commit")
 	return err
 }
 

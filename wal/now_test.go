@@ -93,3 +93,20 @@ func TestOpenNowsEndIsSent(t *testing.T) {
 		t.Errorf("the log is written out up to %s, and the end is %s", flushed, end)
 	}
 }
+
+// TestFlushedIsBehindEveryCommit, also of a transaction that did not wait for the log.
+func TestFlushedIsBehindEveryCommit(t *testing.T) {
+	t.Parallel()
+	s, _ := ownSource(t, map[string]string{"wal_writer_delay": "10s"})
+	s.exec("set synchronous_commit = off")
+	s.exec("insert into outbox (payload) values ('committed')")
+	committed := s.lsn("select pg_current_wal_insert_lsn()")
+	setup, err := OpenSetup(t.Context(), s.options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer setup.Close()
+	if flushed, err := setup.Flushed(t.Context()); err != nil || flushed < committed {
+		t.Errorf("Flushed() = %s, %v, and a row was committed before %s", flushed, err, committed)
+	}
+}

@@ -59,12 +59,20 @@ func (c *Conn) remind(ctx context.Context) func() string {
 	}
 }
 
-// Flushed returns how far the log of the server at source.admin_dsn is durable: everything that is committed there by now.
+// Flushed returns how far the log of the server at source.admin_dsn is durable, once everything that is committed there by
+// now is, also with synchronous_commit off.
 func (s *Setup) Flushed(ctx context.Context) (pglogrepl.LSN, error) {
 	var text string
-	err := s.conn.QueryRow(ctx, "select pg_current_wal_flush_lsn()::text").Scan(&text)
+	const flushed = "select pg_current_wal_flush_lsn()::text"
+	err := s.conn.QueryRow(ctx, flushed).Scan(&text)
 	if sqlState(err) == "55000" {
 		return 0, permanent(fmt.Errorf("source.admin_dsn leads to a standby: %w", err), "set it to the primary")
+	}
+	if err == nil {
+		err = flush(ctx, s.conn)
+	}
+	if err == nil {
+		err = s.conn.QueryRow(ctx, flushed).Scan(&text)
 	}
 	if err != nil {
 		return 0, explain(fmt.Errorf("look up the end of the primary's log: %w", err))

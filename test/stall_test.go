@@ -8,23 +8,15 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/tidemark/tidemark/devstack"
 	"github.com/tidemark/tidemark/devstack/stacktest"
 	"github.com/tidemark/tidemark/test/trial"
 )
 
-// TestKafkaStandsStill holds Kafka back while the source goes on.
-func TestKafkaStandsStill(t *testing.T) {
+// TestIdleSlotMoves has an outbox into which nobody writes, on a server that is busy in another database: the slot has to
+// follow, or the server keeps its log for ever. It must not pass a row that Kafka has not acknowledged.
+func TestIdleSlotMoves(t *testing.T) {
 	t.Parallel()
 	kafka := stacktest.NewKafka(t)
-	t.Run("an idle slot moves", func(t *testing.T) { testIdleSlotMoves(t, kafka) })
-	t.Run("a stalled consumer keeps its stream", func(t *testing.T) { testStalledConsumer(t, kafka) })
-}
-
-// testIdleSlotMoves has an outbox into which nobody writes, on a server that is busy in another database: the slot has to
-// follow, or the server keeps its log for ever. It must not pass a row that Kafka has not acknowledged.
-func testIdleSlotMoves(t *testing.T, kafka *devstack.Kafka) {
-	t.Helper()
 	a := newArenaOn(t, stacktest.Database(t, postgresOptions()), kafka.Brokers())
 	other := stacktest.Database(t, postgresOptions())
 	r := a.startReady()
@@ -124,9 +116,10 @@ func busy(t *testing.T, dsn string) {
 	})
 }
 
-// testStalledConsumer freezes Kafka for longer than the server waits for a sign of life from a walsender's client.
-func testStalledConsumer(t *testing.T, kafka *devstack.Kafka) {
-	t.Helper()
+// TestStalledConsumerKeepsItsStream freezes Kafka for longer than the server waits for a sign of life from a walsender's client.
+func TestStalledConsumerKeepsItsStream(t *testing.T) {
+	t.Parallel()
+	kafka := stacktest.NewKafka(t)
 	a := newArenaOn(t, stacktest.Database(t, postgresOptions()), kafka.Brokers())
 	a.Config.DSN += "&options=-c%20wal_sender_timeout%3D2s"
 	// Little room, so that the stream really stands still.

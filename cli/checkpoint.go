@@ -141,7 +141,8 @@ func (a *app) replaceCheckpoint(ctx context.Context, store store, next checkpoin
 		from = stored.LSN.String()
 		if stored.SystemIdentifier == next.SystemIdentifier {
 			// Where our events lie in the topics is still true, and so is who may have written them.
-			next.Offsets, next.TopicIDs, next.Producers = stored.Offsets, stored.TopicIDs, stored.Producers
+			next.Offsets, next.TopicIDs = stored.Offsets, stored.TopicIDs
+			next.Producers, next.TransactionalID = stored.Producers, stored.TransactionalID
 		}
 	}
 	kept, err := store.Replace(ctx, &next, time.Now())

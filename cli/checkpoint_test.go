@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -267,6 +268,29 @@ func TestCheckpointStaysWhileARelayStreams(t *testing.T) {
 	cancel()
 	_ = conn.Close(ended) // without waiting for a server that streams
 	_ = reader
+}
+
+// A checkpoint names who may have written since it was stored, so that the next start fences them: also one that was written
+// with exactly_once, and is taken over by a command before a start of another mode.
+func TestAdoptKeepsWhoMayHaveWritten(t *testing.T) {
+	b := newCheckpointBench(t)
+	b.run("file", 0, "init")
+	b.insert()
+	b.run("file", 0, "run --once")
+	for what, edit := range map[string]func(*checkpoint.Checkpoint){
+		"producers":           func(c *checkpoint.Checkpoint) { c.Producers, c.TransactionalID = []int64{4711}, "" },
+		"a transactional one": func(c *checkpoint.Checkpoint) { c.Producers, c.TransactionalID = nil, "tidemark-checkpoint-x" },
+	} {
+		stored := b.show("file")
+		edit(stored)
+		if err := checkpoint.NewFile(b.path).Save(t.Context(), stored, stored.Writer); err != nil {
+			t.Fatal(err)
+		}
+		b.run("file", 0, "checkpoint adopt --accept-gap")
+		if got := b.show("file"); !slices.Equal(got.Producers, stored.Producers) || got.TransactionalID != stored.TransactionalID {
+			t.Errorf("%s: adopted are producers %v and transactional id %q, want %v and %q", what, got.Producers, got.TransactionalID, stored.Producers, stored.TransactionalID)
+		}
+	}
 }
 
 // The commands that mend something do so in every store.

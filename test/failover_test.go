@@ -2,12 +2,16 @@ package test_test
 
 import (
 	"bytes"
+	"encoding/json"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/jackc/pglogrepl"
 
 	"github.com/tidemark/tidemark/devstack"
 	"github.com/tidemark/tidemark/devstack/stacktest"
@@ -155,6 +159,112 @@ func TestFailoverWithoutTheSlot(t *testing.T) {
 		t.Errorf("%s: want none lost, and some doubled, as it was said", v)
 	}
 	a.stop(r)
+}
+
+// TestAdoptAfterALostEnd fails over to a standby that lacks the end of the log, which is in Kafka: some of it behind the
+// checkpoint and some before. The checkpoint is of the lost end, so the start is refused; the way out goes on from the slot.
+// Nothing that the new primary has is left out, although what comes there has positions of what was lost, which is in Kafka.
+func TestAdoptAfterALostEnd(t *testing.T) {
+	t.Parallel() // it mostly waits
+	pair := newPair(t)
+	if !pair.SyncsSlots() {
+		t.Skip("failover slots came with Postgres 17")
+	}
+	a := newArenaOn(t, pair.DSN("app"), brokers(t))
+	r := a.startReady()
+	if err := a.write(trial.Load{Rows: 500}).Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if err := pair.AwaitSynced(t.Context(), a.Config.Slot); err != nil {
+		t.Fatal(err)
+	}
+	lost := 0
+	lose := func(n int) {
+		t.Helper()
+		a.commitSingly(n) // the ledger does not know these: each that arrives is a phantom to it
+		lost += n
+		a.await("what will be lost is in Kafka", time.Minute, func() bool { return a.Ledger.Verdict().Count(ledger.Phantom) == lost })
+	}
+	err := pair.FailoverLosing(t.Context(), func() error {
+		lose(200)
+		var end string
+		if err := a.Query(t.Context(), []any{&end}, "select pg_current_wal_flush_lsn()::text"); err != nil {
+			return err
+		}
+		a.await("the checkpoint is beyond what the standby has", time.Minute, func() bool { return a.storedLSN() >= parseLSN(t, end) })
+		if err := r.Kill(); err != nil {
+			return err
+		}
+		a.Config = a.Config.With("TIDEMARK_CHECKPOINT_INTERVAL", "1h") // the rest is published and not stored
+		r = a.startReady()
+		lose(1500)
+		return r.Kill()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.write(trial.Load{Rows: 3000, Kinds: []trial.Kind{trial.Single}}).Wait(); err != nil {
+		t.Fatal(err)
+	}
+	r = a.start()
+	if status, err := r.Wait(time.Minute); err != nil || status != 3 || !strings.Contains(r.Log(), "adopt --accept-gap") {
+		t.Fatalf("exit status %d, %v, want 3 and the way out", status, err)
+	}
+	a.command("checkpoint", "adopt", "--accept-gap")
+	a.Config = a.Config.With("TIDEMARK_CHECKPOINT_INTERVAL", "")
+	r = a.startReady()
+	// What lies between the slot's position and the end that both have was read before, and comes again as it was.
+	v := a.judgeBut(ledger.Phantom, ledger.Doubled)
+	if n := v.Count(ledger.Phantom); n != lost {
+		t.Errorf("%d events of the lost end are in Kafka, want %d", n, lost)
+	}
+	a.stop(r)
+	r = a.startReady()
+	if err := a.write(trial.Load{Rows: 500}).Wait(); err != nil {
+		t.Fatal(err)
+	}
+	again := a.judgeBut(ledger.Phantom, ledger.Doubled)
+	if again.Count(ledger.Doubled) != v.Count(ledger.Doubled) {
+		t.Errorf("%s, and before the last start %s: nothing more may be doubled", again, v)
+	}
+	a.stop(r)
+}
+
+// commitSingly commits n rows, each in a transaction of its own and of another size, so that they take up positions at random.
+func (a *arena) commitSingly(n int) {
+	a.t.Helper()
+	conn := connect(a.t, a.DSN)
+	rng := rand.New(rand.NewPCG(a.seed, 2)) //nolint:gosec // reproducible
+	for i := range n {
+		_, err := conn.Exec(a.t.Context(), `insert into outbox (id, aggregatetype, aggregateid, type, payload)
+			values (gen_random_uuid(), $1, 'lost', 'written', to_jsonb(repeat('x', $2)))`, a.Types[i%len(a.Types)], rng.IntN(300))
+		if err != nil {
+			a.t.Fatal(err)
+		}
+	}
+}
+
+// storedLSN is where the stored checkpoint is.
+func (a *arena) storedLSN() pglogrepl.LSN {
+	a.t.Helper()
+	text, err := trial.Command(a.t.Context(), a.Config, "checkpoint", "show")
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	var stored struct{ LSN string }
+	if err := json.Unmarshal([]byte(text), &stored); err != nil {
+		a.t.Fatal(err)
+	}
+	return parseLSN(a.t, stored.LSN)
+}
+
+func parseLSN(t *testing.T, text string) pglogrepl.LSN {
+	t.Helper()
+	lsn, err := pglogrepl.ParseLSN(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return lsn
 }
 
 // TestReplica reads from a hot standby, and creates what must be written on the primary.

@@ -124,6 +124,30 @@ func (p *Pair) Failover(ctx context.Context) error {
 	return p.promote(ctx)
 }
 
+// FailoverLosing is Failover to a standby that lacks what was committed during work: the end of the log is lost.
+func (p *Pair) FailoverLosing(ctx context.Context, work func() error) error {
+	// Nothing waits for the standby any more, neither a commit nor what is sent of a failover slot.
+	err := execAll(ctx, p.Primary, []string{
+		"alter system reset synchronous_standby_names", "alter system reset synchronized_standby_slots", "select pg_reload_conf()",
+	})
+	if err != nil {
+		return err
+	}
+	if err := p.Standby.Stop(devstack.StopFast); err != nil {
+		return err
+	}
+	if err := work(); err != nil {
+		return err
+	}
+	if err := p.Primary.Kill(); err != nil { // before the standby could fetch what it lacks
+		return err
+	}
+	if err := p.Standby.Restart(ctx, devstack.StopFast); err != nil {
+		return err
+	}
+	return p.promote(ctx)
+}
+
 func (p *Pair) promote(ctx context.Context) error {
 	old, pg := p.Primary, p.Standby
 	sqls := []string{"alter system reset synchronous_standby_names"} // it has none of its own yet

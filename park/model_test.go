@@ -287,6 +287,13 @@ func TestTheOrderOfAKeyHolds(t *testing.T) {
 				if n, err := s.Count(ctx); err != nil || n != int64(len(m.events)) {
 					t.Fatalf("%d are parked, %v, want %d", n, err, len(m.events))
 				}
+				var last decode.Position
+				if len(m.events) > 0 {
+					last = m.events[len(m.events)-1].Event.Position
+				}
+				if newest, err := s.Newest(ctx); err != nil || newest != last {
+					t.Fatalf("the newest is %s, %v, want %s", newest, err, last)
+				}
 			},
 		})
 	})

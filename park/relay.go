@@ -208,6 +208,19 @@ func (s *Store) Rejected(ctx context.Context, position decode.Position, reason s
 	})
 }
 
+// Newest returns the last position that has a parked event; the zero one if nothing is parked.
+func (s *Store) Newest(ctx context.Context) (newest decode.Position, err error) {
+	err = s.call(ctx, "look up the newest parked event", func(ctx context.Context, conn *pgx.Conn) error {
+		var text string
+		err := conn.QueryRow(ctx, "select coalesce(max(position), '') from "+tableName+" where source = $1", s.text(s.source)).Scan(&text)
+		if err == nil && text != "" {
+			newest, err = decode.ParsePosition(text)
+		}
+		return err
+	})
+	return newest, err
+}
+
 // Count returns how many events are parked.
 func (s *Store) Count(ctx context.Context) (n int64, err error) {
 	err = s.call(ctx, "count the parked events", func(ctx context.Context, conn *pgx.Conn) error {

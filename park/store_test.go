@@ -354,6 +354,7 @@ func TestAServerThatRestartsBetweenCallsCostsOneError(t *testing.T) {
 		"Published":  func() error { return s.Published(ctx, []decode.Position{at(9)}) },
 		"Rejected":   func() error { return s.Rejected(ctx, at(3), "still") },
 		"Count":      func() error { _, err := s.Count(ctx); return err },
+		"Newest":     func() error { _, err := s.Newest(ctx); return err },
 		"Tally":      func() error { _, err := s.Tally(ctx); return err },
 		"Others":     func() error { _, err := s.Others(ctx); return err },
 		"List":       func() error { _, err := s.List(ctx, 10); return err },
@@ -365,7 +366,7 @@ func TestAServerThatRestartsBetweenCallsCostsOneError(t *testing.T) {
 		"Routes":     func() error { return s.Routes(ctx, func(string, string) {}) },
 	}
 	order := []string{
-		"Park", "Keys", "Due", "Release", "Publishing", "Published", "Rejected", "Count", "Tally", "Others", "List", "Show", "ReleaseKey", "ReleaseAll", "Discard", "Routes",
+		"Park", "Keys", "Due", "Release", "Publishing", "Published", "Rejected", "Count", "Newest", "Tally", "Others", "List", "Show", "ReleaseKey", "ReleaseAll", "Discard", "Routes",
 	}
 	if exported := reflect.TypeFor[*Store]().NumMethod() - 1; len(order) != len(methods) || len(order) != exported { // not Close
 		t.Fatalf("%d of %d methods are tried", len(order), exported)

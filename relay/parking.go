@@ -18,8 +18,9 @@ import (
 type parking struct {
 	table   *park.Store // nil under other policies
 	keys    map[park.Key]bool
-	waiting []parked  // to be stored before anything else is read
-	look    time.Time // when to look for events that are due
+	newest  decode.Position // of those that a predecessor has parked; zero once the stream is past it
+	waiting []parked        // to be stored before anything else is read
+	look    time.Time       // when to look for events that are due
 }
 
 // parked is an event that is not stored yet.
@@ -49,6 +50,9 @@ func (p *path) openParking(ctx context.Context, source string) error {
 		return err
 	}
 	p.parking.table = table
+	if p.parking.newest, err = table.Newest(ctx); err != nil {
+		return err
+	}
 	return p.learnParkedKeys(ctx)
 }
 
@@ -145,13 +149,28 @@ func (p *path) persist(what string, work func(context.Context) error) error {
 
 // unparkDue is when to look for parked events that may go; zero if there are none.
 func (p *path) unparkDue() time.Time {
-	if len(p.parking.keys) == 0 || (p.group.on && p.tx != nil) {
+	if len(p.parking.keys) == 0 || (p.group.on && p.tx != nil) || !p.pastParked() {
 		return time.Time{}
 	}
 	if p.parking.look.IsZero() {
 		p.parking.look = time.Now().Add(parkLook)
 	}
 	return p.parking.look
+}
+
+// pastParked reports whether the stream is past all that a predecessor has parked. It may have parked events beyond the
+// checkpoint, when earlier ones were not acknowledged. Until the log brings such an event again, which is when it is found to be
+// parked or published already, it must not go: neither a second time then, nor before the earlier ones of its key.
+func (p *path) pastParked() bool {
+	newest := p.parking.newest
+	if newest == (decode.Position{}) {
+		return true
+	}
+	if (!p.handedAny || p.handed.Compare(newest) < 0) && p.tracker.Safe().End <= newest.Commit {
+		return false
+	}
+	p.parking.newest = decode.Position{}
+	return true
 }
 
 // unpark publishes the parked events that may go by now: those that were released, and what waits behind them. Events of

@@ -1,13 +1,16 @@
 package relay_test
 
 import (
+	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/tidemark/tidemark/devstack/stacktest"
 	"github.com/tidemark/tidemark/park"
@@ -201,4 +204,48 @@ func mustArriveInOrderPerKey(t *testing.T, records []*kgo.Record) {
 		}
 		seen[id], last[string(r.Key)] = true, position
 	}
+}
+
+// An event that is parked may lie beyond the checkpoint: when those before it in the log are not acknowledged. Released before
+// a successor has read up to it, it must not go before that: it would go a second time when the log brings it.
+func TestReleasedEventGoesWhenTheLogHasBroughtIt(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.options.OnPoison, b.options.ResumeDedupe, b.options.ParkDSN = relay.Park, true, b.dsn
+	b.options.DrainTimeout = 100 * time.Millisecond
+	lot := b.lot()
+	var cut, slow atomic.Bool
+	b.cluster.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+		b.cluster.KeepControl()
+		if cut.Load() {
+			return nil, errors.New("the connection breaks"), true
+		}
+		if slow.Load() {
+			b.cluster.SleepControl(func() { <-time.After(100 * time.Millisecond) })
+		}
+		return nil, nil, false
+	})
+	r := b.start()
+	b.event("o", "good", "first")
+	b.records("outbox.event.good", 1)
+	cut.Store(true)
+	const behind = 60
+	for range behind {
+		b.event("o", "good", strings.Repeat("o", 40_000))
+	}
+	b.event("k", "good", strings.Repeat("x", 2<<20)) // above the topic's limit
+	b.parkedIs(lot, 1)
+	r.stop()
+	cut.Store(false)
+
+	b.setTopicConfig("outbox.event.good", "max.message.bytes", "8388608")
+	if _, err := lot.ReleaseAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	slow.Store(true)
+	b.options.MaxBufferedBytes = 64 << 10 // it reads for longer than it waits before it looks at what is parked
+	r = b.start()
+	mustArriveInOrderPerKey(t, b.records("outbox.event.good", 1+behind+1))
+	b.parkedIs(lot, 0)
+	r.stop()
 }

@@ -76,7 +76,7 @@ func newStage(ctx context.Context, o *options, binary string, c *testCase) (_ *s
 	dsn := s.postgres.DSN(database)
 	s.Arena = &trial.Arena{
 		DSN: dsn, Brokers: brokers,
-		Config: trial.Config{Binary: binary, DSN: dsn, Slot: database, Brokers: brokers, Checkpoint: filepath.Join(dir, "checkpoint")},
+		Config: trial.Config{Binary: binary, DSN: dsn, Slot: database, Brokers: brokers, Checkpoint: filepath.Join(dir, "checkpoint"), DeadLetter: "dead-letter"},
 		Ledger: ledger.New(s.rng.Uint64()),
 	}
 	if o.verbose {

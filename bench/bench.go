@@ -101,6 +101,9 @@ func Suite(l Load) []Case {
 			l.Settings = append(slices.Clip(l.Settings), "kafka.compression="+codec)
 		})
 	}
+	with("exactly once", func(l *Load) {
+		l.Settings = append(slices.Clip(l.Settings), "delivery.mode=exactly_once", "checkpoint.store=kafka")
+	})
 	return cases
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -40,6 +41,7 @@ func (st *stage) startRelay(ctx context.Context, executable, slot, topicPrefix s
 		"source.create=false",
 		"kafka.brokers=" + strings.Join(st.brokers, ","),
 		"checkpoint.path=" + filepath.Join(st.dir, slot),
+		"checkpoint.topic=" + checkpointTopic(slot),
 		"http.listen=",
 		"log.format=console",
 	}
@@ -47,6 +49,11 @@ func (st *stage) startRelay(ctx context.Context, executable, slot, topicPrefix s
 		settings = append(settings,
 			fmt.Sprintf("outbox.%d.table=%s", i, st.table(i)),
 			fmt.Sprintf("outbox.%d.topic=%s{aggregatetype}", i, topicPrefix))
+	}
+	if slices.Contains(st.load.Settings, "checkpoint.store=kafka") {
+		if err := st.createCheckpointTopic(ctx, slot); err != nil {
+			return nil, err
+		}
 	}
 	variables, err := environment(append(settings, st.load.Settings...))
 	if err != nil {

@@ -265,15 +265,29 @@ func (st *stage) createTopics(ctx context.Context, prefix string) ([]string, err
 	for i := range st.load.Tables {
 		names = append(names, prefix+aggregateType(i))
 	}
-	created, err := st.admin.CreateTopics(ctx, int32(st.load.Partitions), -1, nil, names...) //nolint:gosec // Check has seen to its range
+	return names, st.create(ctx, int32(st.load.Partitions), nil, names...) //nolint:gosec // Check has seen to its range
+}
+
+// createCheckpointTopic creates the topic of a relay that keeps its checkpoint in Kafka, so that it is deleted with the others.
+func (st *stage) createCheckpointTopic(ctx context.Context, slot string) error {
+	ctx, cancel := context.WithTimeout(ctx, serverLimit)
+	defer cancel()
+	compact := "compact"
+	return st.create(ctx, 1, map[string]*string{"cleanup.policy": &compact}, checkpointTopic(slot))
+}
+
+func checkpointTopic(slot string) string { return slot + "-checkpoints" }
+
+func (st *stage) create(ctx context.Context, partitions int32, configs map[string]*string, names ...string) error {
+	created, err := st.admin.CreateTopics(ctx, partitions, -1, configs, names...)
 	if err == nil {
 		err = created.Error()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("create topics: %w", err)
+		return fmt.Errorf("create topics: %w", err)
 	}
 	st.topics = append(st.topics, names...)
-	return names, nil
+	return nil
 }
 
 // deleteTopics deletes all topics that were created.

@@ -32,7 +32,7 @@ type path struct {
 	line    int32                       // the timeline of the source when the path began
 	source  string                      // text of the tidemark-source header
 	reader  *wal.Reader                 // nil while not streaming
-	lookout atomic.Pointer[wal.Lookout] // on the server of conn, if that is a standby; stays while the connection is lost
+	lookout atomic.Pointer[wal.Lookout] // on the server of conn; stays while the connection is lost
 	target  pglogrepl.LSN               // with Once: where the log ended at the start
 
 	tx        *checkpoint.Transaction // the open one; survives a lost connection

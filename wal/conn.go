@@ -76,15 +76,9 @@ func connect(ctx context.Context, o Options, config *pgconn.Config, at net.Addr)
 	setSession(config.RuntimeParams)
 	valve := &valve{}
 	config.BuildFrontend = valve.frontend
-	dialer := &net.Dialer{
-		// A host that vanished without a word is noticed by the kernel within half a minute.
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 4},
-	}
-	config.DialFunc = dialer.DialContext
+	config.DialFunc = dialer().DialContext
 	if at != nil {
-		config.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return dialer.DialContext(ctx, at.Network(), at.String())
-		}
+		config.DialFunc = dialAt(at)
 	}
 	pg, err := pgconn.ConnectConfig(ctx, config)
 	if err != nil {
@@ -96,6 +90,20 @@ func connect(ctx context.Context, o Options, config *pgconn.Config, at net.Addr)
 		return nil, err
 	}
 	return c, nil
+}
+
+// dialer has the kernel notice within half a minute that a host vanished without a word.
+func dialer() *net.Dialer {
+	return &net.Dialer{
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 4},
+	}
+}
+
+// dialAt leads to one address, whatever host is asked for.
+func dialAt(at net.Addr) pgconn.DialFunc {
+	return func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return dialer().DialContext(ctx, at.Network(), at.String())
+	}
 }
 
 // hostTimeout is how long one of several hosts may take, so that a silent one does not use up the time of the others.
@@ -187,16 +195,24 @@ func (c *Conn) Close() {
 	if c.pg == nil {
 		return
 	}
+	closePG(c.pg)
+	c.pg = nil
+}
+
+func closePG(pg *pgconn.PgConn) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second) //nolint:forbidigo // closing must not depend on what was cancelled
 	defer cancel()
-	_ = c.pg.Close(ctx) // nothing depends on a farewell
-	c.pg = nil
+	_ = pg.Close(ctx) // nothing depends on a farewell
 }
 
 // queryJSON runs one statement that yields one JSON value, and decodes it into v. The value is left as it was if the
 // statement yields no row. A replication connection speaks the simple protocol only, hence no parameters: quote them.
 func (c *Conn) queryJSON(ctx context.Context, sql string, v any) error {
-	results, err := c.pg.Exec(ctx, sql).ReadAll()
+	return queryJSON(ctx, c.pg, sql, v)
+}
+
+func queryJSON(ctx context.Context, pg *pgconn.PgConn, sql string, v any) error {
+	results, err := pg.Exec(ctx, sql).ReadAll()
 	if err != nil {
 		return explain(err)
 	}
@@ -259,9 +275,13 @@ func splitTable(table string) (schema, name string) {
 
 // errPermanent marks what trying again will not mend.
 type errPermanent struct {
-	err  error
-	hint string
+	err     error
+	hint    string
+	refused bool
 }
+
+// Refused reports whether going on would hide events: the process ends with exit status 3.
+func (e *errPermanent) Refused() bool { return e.refused }
 
 func (e *errPermanent) Error() string {
 	if e.hint == "" {

@@ -314,9 +314,11 @@ func (r *Reader) handle(msg pgproto3.BackendMessage) (m Message, ok bool, err er
 // on, leaving out every row until the publication is there. Trying again meets the same place in the log, whether or not
 // the publication is there by now.
 func (r *Reader) gap() error {
-	return permanent(fmt.Errorf("stream from slot %s: a part of the log was written while publication %s did not exist, and rows that were inserted then are not in the stream",
-		r.conn.options.Slot, r.conn.options.Publication),
-		"see that it exists (tidemark init creates it), create the slot anew with tidemark init --recreate-slot; what was committed in between is in the outbox table and may be missing in Kafka: tidemark verify --repair publishes it")
+	return &errPermanent{
+		refused: true, err: fmt.Errorf("stream from slot %s: a part of the log was written while publication %s did not exist, and rows that were inserted then are not in the stream",
+			r.conn.options.Slot, r.conn.options.Publication),
+		hint: "see that it exists (tidemark init creates it), create the slot anew with tidemark init --recreate-slot; what was committed in between is in the outbox table and may be missing in Kafka: tidemark verify --repair publishes it",
+	}
 }
 
 // names reports whether text, which is in the server's language, names the publication.

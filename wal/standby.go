@@ -124,31 +124,33 @@ func (c *Conn) CatchUp(ctx context.Context, setup *Setup) error {
 	}
 }
 
-// Lookout tells on which timeline the server of a Conn is, over a connection of its own, while the Conn streams: a stream
-// from a standby goes on through its promotion without a word. Any goroutine may call its methods.
+// Lookout asks the server of a Conn, over connections of its own, while the Conn streams: a stream goes on without a word
+// through the promotion of a standby, and past rows that the publication does not have for a while. Any goroutine may call
+// its methods.
 type Lookout struct {
 	options Options
 	at      net.Addr
-	started string
+	system  System
 	stream  net.Conn
 
 	mu   sync.Mutex
 	conn *Conn // nil until it is asked, and after an error
 }
 
-// Lookout returns one for the server that c is connected to; nil on a primary, whose timeline cannot change.
+// Lookout returns one for the server that c is connected to.
 func (c *Conn) Lookout() *Lookout {
-	if !c.System.Standby {
-		return nil
-	}
-	return &Lookout{options: c.options, at: c.pg.Conn().RemoteAddr(), started: c.System.Started, stream: c.pg.Conn()}
+	return &Lookout{options: c.options, at: c.pg.Conn().RemoteAddr(), system: c.System, stream: c.pg.Conn()}
 }
 
-// Timeline asks. What has come from that server until then is from the timeline that Timeline returns, or from an earlier one.
+// Timeline asks a standby; that of a primary cannot change. What has come from that server until then is from the timeline
+// that Timeline returns, or from an earlier one.
 //
 // After an error the stream of the Conn is cut: nothing that it brings could be stored or confirmed, and a server that is
 // shutting down answers nobody new, and waits for the confirmation of all that it has sent.
 func (l *Lookout) Timeline(ctx context.Context) (timeline int32, err error) {
+	if !l.system.Standby {
+		return l.system.Timeline, nil
+	}
 	defer func() {
 		if err != nil && ctx.Err() == nil {
 			_ = l.stream.Close() // it may have ended already
@@ -179,13 +181,15 @@ func (l *Lookout) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if conn.System.Started != l.started {
+	if conn.System.Started != l.system.Started {
 		conn.Close()
-		return errors.New("its address leads to another server than before, or it was restarted")
+		return errOtherServer
 	}
 	l.conn = conn
 	return nil
 }
+
+var errOtherServer = errors.New("its address leads to another server than before, or it was restarted")
 
 // Close ends the connection. It may be called on nil.
 func (l *Lookout) Close() {

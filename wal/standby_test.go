@@ -105,8 +105,10 @@ func TestStandbyStreamsAndIsPromoted(t *testing.T) {
 	if end := history[1]; len(history) != 1 || end < start {
 		t.Errorf("history %v, want an end of timeline 1 behind %s", history, start)
 	}
-	if again.Lookout() != nil {
-		t.Error("a primary's timeline cannot change")
+	promoted := again.Lookout()
+	defer promoted.Close()
+	if timeline, err := promoted.Timeline(t.Context()); timeline != 2 || err != nil {
+		t.Errorf("timeline %d, %v of a primary, want 2", timeline, err)
 	}
 
 	if err := standby.Restart(t.Context(), devstack.StopImmediate); err != nil {

@@ -39,9 +39,20 @@ type Checkpoint struct {
 	Producers []int64           `json:"producers,omitempty"` // idempotent producer ids that may have written since
 	Forks     []Fork            `json:"forks,omitempty"`     // oldest first, see Settle
 	// TransactionalID is that of the transactional producer that may have written since, instead of Producers.
-	TransactionalID string    `json:"transactional_id,omitempty"`
-	Writer          string    `json:"writer,omitempty"` // names the process that holds the checkpoint
-	WrittenAt       time.Time `json:"written_at"`
+	TransactionalID string       `json:"transactional_id,omitempty"`
+	Publication     *Publication `json:"publication,omitempty"` // nil until it was looked at
+	Writer          string       `json:"writer,omitempty"`      // names the process that holds the checkpoint
+	WrittenAt       time.Time    `json:"written_at"`
+}
+
+// Publication is what decides which rows Postgres sends, as it was when it was last looked at. If it is not the same any more,
+// rows may have been committed meanwhile that are never sent, whatever it is now: a gap. Every row that was committed before
+// SeenAt was published as it says.
+type Publication struct {
+	Row    string            `json:"row"`    // oid:xmin of its row in the catalogue
+	Tables map[string]string `json:"tables"` // outbox table, schema.name → oid:xmin of the catalogue's rows that put it in
+	LSN    LSN               `json:"lsn"`    // the checkpoint's when it was last seen so; rows up to there are in Kafka
+	SeenAt time.Time         `json:"seen_at"`
 }
 
 // State is the phase that the stored position belongs to.
@@ -247,6 +258,9 @@ func (c *Checkpoint) validate() error {
 		return fmt.Errorf("%w: moved_to goes with state %q", errCorrupt, Moved)
 	case (c.State == Streaming || c.State == Moved) && c.LSN == 0:
 		return fmt.Errorf("%w: lsn must be there", errCorrupt)
+	}
+	if c.Publication != nil && c.Publication.Row == "" {
+		return fmt.Errorf("%w: publication must have its row", errCorrupt)
 	}
 	for _, f := range c.Forks {
 		if err := f.Offsets.validate(); err != nil {

@@ -49,6 +49,14 @@ func TestCheckpointIsOneReadableObject(t *testing.T) {
     4711,
     4712
   ],
+  "publication": {
+    "row": "16394:742",
+    "tables": {
+      "public.outbox": "16395:742 16399:750"
+    },
+    "lsn": "0/16B3700",
+    "seen_at": "2026-11-22T09:59:30Z"
+  },
   "writer": "somebody",
   "written_at": "2026-11-22T10:00:00.123456789Z"
 }

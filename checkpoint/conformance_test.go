@@ -396,7 +396,12 @@ func example(n uint64) *checkpoint.Checkpoint {
 		LSN: checkpoint.LSN(0x16B3748 + n), Position: "00000000016B3700-00000002",
 		Offsets:   checkpoint.Offsets{"a": {0: 17, 1: 4}, "b": {2: 0}},
 		TopicIDs:  map[string]string{"a": "AAAAAAAAAAAAAAAAAAAAAQ=="},
-		Producers: []int64{4711, 4712}, Writer: "somebody", WrittenAt: time.Date(2026, 11, 22, 10, 0, 0, 123456789, time.UTC),
+		Producers: []int64{4711, 4712},
+		Publication: &checkpoint.Publication{
+			Row: "16394:742", Tables: map[string]string{"public.outbox": "16395:742 16399:750"},
+			LSN: checkpoint.LSN(0x16B3700 + n), SeenAt: time.Date(2026, 11, 22, 9, 59, 30, 0, time.UTC),
+		},
+		Writer: "somebody", WrittenAt: time.Date(2026, 11, 22, 10, 0, 0, 123456789, time.UTC),
 	}
 }
 
@@ -433,6 +438,12 @@ func anyCheckpoint() *rapid.Generator[*checkpoint.Checkpoint] {
 				partitions[rapid.Int32Range(0, math.MaxInt32).Draw(t, "partition")] = rapid.Int64Range(0, math.MaxInt64).Draw(t, "offset")
 			}
 			c.Offsets[topic] = partitions
+		}
+		if rapid.Bool().Draw(t, "publication") {
+			c.Publication = &checkpoint.Publication{
+				Row: rapid.StringMatching(`[0-9]{1,10}:[0-9]{1,10}`).Draw(t, "row"), Tables: map[string]string{name.Draw(t, "table"): "1:2"},
+				LSN: checkpoint.LSN(rapid.Uint64().Draw(t, "seen")), SeenAt: time.Unix(rapid.Int64Range(0, 1<<33).Draw(t, "seen at"), 0).UTC(),
+			}
 		}
 		if rapid.Bool().Draw(t, "producers") {
 			c.Producers = rapid.SliceOfN(rapid.Int64Range(0, math.MaxInt64), 1, 4).Draw(t, "ids")

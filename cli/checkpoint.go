@@ -2,7 +2,9 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -10,6 +12,7 @@ import (
 	"github.com/tidemark/tidemark/checkpoint"
 	"github.com/tidemark/tidemark/config"
 	"github.com/tidemark/tidemark/relay"
+	"github.com/tidemark/tidemark/wal"
 )
 
 func (a *app) checkpointCommand() *cobra.Command {
@@ -66,6 +69,9 @@ func (a *app) checkpointAdoptCommand() *cobra.Command {
 a slot that is ahead of the checkpoint, and for a checkpoint that is torn, foreign or ahead of the server. What was
 stored is kept beside the new one.
 
+It is also for a publication that was changed: it then stores the publication as it is, and leaves the position where it
+was.
+
 Events committed between the old checkpoint and the slot's position may be missing in Kafka: Postgres will not send them
 again. They are still in the outbox table, unless something deletes from it: tidemark verify --repair finds those that are
 missing and publishes them.
@@ -105,8 +111,16 @@ func (a *app) adoptCheckpoint(ctx context.Context, c *config.Config) error {
 	if err != nil {
 		return fmt.Errorf("slot %s: confirmed_flush_lsn: %w", slot.Name, err)
 	}
+	if err := conn.Refresh(ctx); err != nil { // a relay may have gone on until just now
+		return err
+	}
 	next := relay.NewCheckpoint(conn.System, slot.Name)
 	next.LSN = checkpoint.LSN(start)
+	at := time.Now()
+	publication, err := goodPublication(ctx, conn)
+	if err != nil {
+		return err
+	}
 	store, err := checkpointStore(c)
 	if err != nil {
 		return err
@@ -121,9 +135,42 @@ func (a *app) adoptCheckpoint(ctx context.Context, c *config.Config) error {
 		if err != nil {
 			return err
 		}
+		if relay.Fits(slot, stored, conn.System, history) {
+			was := stored.Publication
+			stored.Publication = relay.NewPublication(*publication, at, stored.LSN)
+			return a.adoptPublication(ctx, store, *stored, was)
+		}
 		next.Forks = relay.Forks(stored, conn.System, history)
 	}
+	next.Publication = relay.NewPublication(*publication, at, next.LSN)
 	return a.replaceCheckpoint(ctx, store, next)
+}
+
+// goodPublication returns the publication if a relay can work with it as it is.
+func goodPublication(ctx context.Context, conn *wal.Conn) (*wal.Fingerprint, error) {
+	f, err := conn.Fingerprint(ctx) // before it is checked: what is changed in between is refused at the next start
+	if err != nil {
+		return nil, err
+	}
+	missing, err := conn.CheckPublication(ctx)
+	if err == nil && missing {
+		err = errors.New("the publication does not exist: tidemark init creates it")
+	}
+	return &f, err
+}
+
+// adoptPublication stores next, which differs from what is stored only in the publication, and was that.
+func (a *app) adoptPublication(ctx context.Context, store store, next checkpoint.Checkpoint, was *checkpoint.Publication) error {
+	next.Writer, next.WrittenAt = "", time.Now().UTC() // whoever has written it does so no more
+	kept, err := store.Replace(ctx, &next, time.Now())
+	if err != nil {
+		return err
+	}
+	a.printf("The checkpoint stays at %s, and the publication is taken as it is now.\nWhat was stored before is kept in %s.\n", next.LSN, kept)
+	if was != nil && (was.Row != next.Publication.Row || !maps.Equal(was.Tables, next.Publication.Tables)) {
+		a.printf("Events committed after %s may be missing in Kafka. They are still in the outbox table, unless something deletes from it: start the relay, and tidemark verify --repair publishes what is missing.\n", was.LSN)
+	}
+	return nil
 }
 
 // replaceCheckpoint stores next in the place of whatever is there, which it keeps under another name, and says what may

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -200,11 +201,16 @@ func (a *app) recreateSlot(ctx context.Context, c *config.Config, dryRun, republ
 		next.State = checkpoint.Republish
 		return a.replaceCheckpoint(ctx, store, next)
 	}
+	at := time.Now()
+	publication, errPublication := goodPublication(ctx, conn) // before the slot: what changes in between is noticed
 	start, _, err := conn.CreateSlot(ctx, failover)
 	if err != nil {
 		return err
 	}
 	next.LSN = checkpoint.LSN(start)
+	if errPublication == nil { // else the first start says what is wrong, and takes it when it is mended
+		next.Publication = relay.NewPublication(*publication, at, next.LSN)
+	}
 	a.printf("Slot %s is created at %s.\n", source.Slot, start)
 	return a.replaceCheckpoint(ctx, store, next)
 }

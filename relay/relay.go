@@ -32,6 +32,7 @@ type Options struct {
 	MaxBufferedBytes int64  // of events; the client's requests, into which they are copied, may take as much again
 	MaxBehind        uint64 // how many transactions may be read beyond what is stored; 0 is 250,000
 	CheckpointEvery  time.Duration
+	PublicationEvery time.Duration // how often it is looked at whether the publication was changed; 0 is 30 s
 	DrainTimeout     time.Duration // how long a stop waits for acknowledgements
 	ExactlyOnce      bool          // in Kafka transactions; Kafka.TransactionalID is set, and Store keeps checkpoints in Kafka
 	ResumeDedupe     bool          // at a start, look in Kafka for what was published behind the checkpoint, and drop it
@@ -68,6 +69,7 @@ type Relay struct {
 // New returns a relay that does nothing until Run.
 func New(o Options) *Relay {
 	o.MaxBehind = cmp.Or(o.MaxBehind, maxBehind)
+	o.PublicationEvery = cmp.Or(o.PublicationEvery, publicationEvery)
 	return &Relay{Options: o, setAsideLog: o.Log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Minute})}
 }
 
@@ -194,7 +196,8 @@ func (r *Relay) takeSlot(ctx context.Context, conn *wal.Conn, trouble *outage) (
 	if err != nil {
 		return nil, err
 	}
-	if err := r.preparePublication(ctx, conn, decision == create || decision == begin); err != nil {
+	publication, err := r.preparePublication(ctx, conn, decision, stored)
+	if err != nil {
 		return nil, err
 	}
 	if err := r.warn(ctx, conn); err != nil {
@@ -205,6 +208,7 @@ func (r *Relay) takeSlot(ctx context.Context, conn *wal.Conn, trouble *outage) (
 		l.stored = *stored
 		l.stored.Forks = Forks(stored, conn.System, history)
 	}
+	l.stored.Publication = publication
 	switch decision {
 	case resume:
 		l.start = pglogrepl.LSN(stored.LSN)
@@ -216,6 +220,7 @@ func (r *Relay) takeSlot(ctx context.Context, conn *wal.Conn, trouble *outage) (
 		r.Log.Info().Stringer("lsn", l.start).Str("slot", slot.Name).
 			Msg("no checkpoint is stored: taking the slot's position; rows committed before it are not published")
 		l.stored.LSN = checkpoint.LSN(l.start)
+		publication.LSN = l.stored.LSN
 		return l, r.Store.Save(ctx, &l.stored, "")
 	case begin, create:
 		return l, r.createSlot(ctx, l, decision == begin)
@@ -278,37 +283,6 @@ func (r *Relay) awaitFreeSlot(ctx context.Context, conn *wal.Conn, trouble *outa
 
 const standbyPoll = 500 * time.Millisecond
 
-// preparePublication checks the publication, and creates it where this is the first start.
-func (r *Relay) preparePublication(ctx context.Context, conn *wal.Conn, first bool) error {
-	missing, err := conn.CheckPublication(ctx)
-	if err != nil || !missing {
-		return err
-	}
-	if !first || !r.Create {
-		return &hinted{
-			fmt.Errorf("publication %s does not exist", r.Source.Publication),
-			"tidemark init creates it (" + wal.CreatePublicationSQL(r.Source) + "); rows written while it was missing are in the table and may be missing in Kafka: tidemark verify --repair publishes them",
-		}
-	}
-	setup, err := wal.OpenSetup(ctx, r.Source)
-	if err != nil {
-		return err
-	}
-	defer setup.Close()
-	if err := setup.CreatePublication(ctx); err != nil {
-		return err
-	}
-	if err := conn.CatchUp(ctx, setup); err != nil { // the slot must not begin before the publication
-		return err
-	}
-	r.Log.Info().Str("publication", r.Source.Publication).Msg("publication created")
-	missing, err = conn.CheckPublication(ctx)
-	if err == nil && missing {
-		err = fmt.Errorf("publication %s was created and is not there: does source.admin_dsn lead to another database than source.dsn?", r.Source.Publication)
-	}
-	return err
-}
-
 // createSlot creates the slot of a first start. That the phase of the existing rows has begun is stored before the slot
 // exists: otherwise a crash in its middle would look like a slot whose checkpoint was lost.
 func (r *Relay) createSlot(ctx context.Context, l *lead, again bool) error {
@@ -339,6 +313,7 @@ func (r *Relay) createSlot(ctx context.Context, l *lead, again bool) error {
 		return err
 	}
 	r.Log.Info().Str("slot", r.Source.Slot).Stringer("lsn", l.start).Bool("failover", l.failover).Msg("slot created")
+	l.stored.Publication.LSN = checkpoint.LSN(l.start)
 	if l.existing {
 		return nil
 	}

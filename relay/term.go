@@ -70,7 +70,8 @@ func (p *path) close() {
 
 // run streams until ctx is done or something happens that the term cannot outlive, and then drains.
 func (p *path) run(l *lead) error {
-	if p.group.on { // it keeps the checkpoint itself
+	go p.watchPublication(p.ctx) // ends with it
+	if p.group.on {              // it keeps the checkpoint itself
 		return p.drain(p.sessions(l))
 	}
 	background, stop := context.WithCancel(p.ctx)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tidemark/tidemark/checkpoint"
 	"github.com/tidemark/tidemark/config"
+	"github.com/tidemark/tidemark/park"
 	"github.com/tidemark/tidemark/relay"
 	"github.com/tidemark/tidemark/wal"
 )
@@ -20,8 +21,9 @@ func (a *app) initCommand() *cobra.Command {
 		Use:   "init",
 		Short: "Create what is missing in Postgres: outbox table, publication, slot",
 		Long: `init creates the outbox tables, the publication and the slot, where they are missing, and changes nothing that is
-there; with checkpoint.store: postgres also the table of checkpoints. Where a table already has rows and source.existing_rows is publish, it leaves the slot to the first run, which
-publishes those rows from the slot's own snapshot, so that none is left out or published twice.
+there; with checkpoint.store: postgres also the table of checkpoints, with delivery.on_poison: park that of parked events.
+Where a table already has rows and source.existing_rows is publish, it leaves the slot to the first run, which publishes
+those rows from the slot's own snapshot, so that none is left out or published twice.
 
 --recreate-slot is the way out after a lost slot: it drops the slot, creates it anew and stores its position. Events
 committed between the old checkpoint and the new slot may be missing in Kafka; they are still in the table, and
@@ -85,6 +87,15 @@ func (a *app) initialise(ctx context.Context, c *config.Config, dryRun bool) err
 			statements = append(statements, sql)
 		}
 	}
+	if c.Delivery.OnPoison == "park" {
+		sql, err := missingParkTable(ctx, c)
+		if err != nil {
+			return err
+		}
+		if sql != "" {
+			statements = append(statements, sql)
+		}
+	}
 	for _, statement := range statements {
 		a.printf("%s;\n", statement)
 		if dryRun {
@@ -115,6 +126,18 @@ func (a *app) initialise(ctx context.Context, c *config.Config, dryRun bool) err
 		return nil
 	}
 	return a.initSlot(ctx, c, conn, store)
+}
+
+// missingParkTable returns the statements that create the table of parked events, "" if it is there.
+func missingParkTable(ctx context.Context, c *config.Config) (sql string, err error) {
+	table, err := park.OpenExisting(ctx, string(c.Source.AdminDSN), "")
+	if park.IsNoTable(err) {
+		return park.TableSQL(), nil
+	}
+	if err == nil {
+		table.Close()
+	}
+	return "", err
 }
 
 // initSlot creates the slot, unless the first run has to: the rows that are there already can only be told from the

@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tidemark/tidemark/checkpoint"
 	"github.com/tidemark/tidemark/config"
 	"github.com/tidemark/tidemark/decode"
 	"github.com/tidemark/tidemark/park"
@@ -187,7 +188,10 @@ func (a *app) parkedDiscardCommand(source *string) *cobra.Command {
 Without --yes it changes nothing, says what would be lost and ends with exit status 3.
 
 It is about one event, never about a key or all: those that wait behind it have nothing wrong with them. Instead of the
-id its position will do, as list prints it. An event that was handed over already cannot be discarded.`,
+id its position will do, as list prints it. An event that was handed over already cannot be discarded.
+
+It waits for some seconds until the stored checkpoint is past the event, and fails if that does not come: a relay that
+goes on from before the event would park it again.`,
 		Example: "  tidemark parked discard 5f2c…         # says what would be lost\n  tidemark parked discard 5f2c… --yes",
 		Args:    oneID,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -199,6 +203,9 @@ id its position will do, as list prints it. An event that was handed over alread
 			if !yes {
 				return wouldDiscard(cmd.Context(), store, args[0])
 			}
+			if err := a.awaitStoredPast(cmd.Context(), *source, store, args[0]); err != nil {
+				return err
+			}
 			if err := store.Discard(cmd.Context(), args[0]); err != nil {
 				return err
 			}
@@ -208,6 +215,51 @@ id its position will do, as list prints it. An event that was handed over alread
 	}
 	command.Flags().BoolVar(&yes, "yes", false, "do it")
 	return command
+}
+
+// storedPatience is how long the stored checkpoint may take to pass an event that is parked: a relay stores it within a second.
+const storedPatience = 5 * time.Second
+
+// awaitStoredPast waits until the stored checkpoint is past the event of that id. Before that its row in the table is what
+// tells a successor of the relay, which reads the event again, that it was dealt with.
+func (a *app) awaitStoredPast(ctx context.Context, source string, parked *park.Store, id string) error {
+	events, err := parked.Show(ctx, id)
+	if err != nil || len(events) > 1 { // which Discard has something to say about
+		return err
+	}
+	at := events[0].Event.Position
+	c, _, err := a.load()
+	if err != nil {
+		return err
+	}
+	store, err := checkpointStore(c)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	ticker := time.NewTicker(200 * time.Millisecond)
+	defer ticker.Stop()
+	for deadline := time.Now().Add(storedPatience); ; {
+		stored, err := store.Load(ctx)
+		if err != nil {
+			return err
+		}
+		if stored == nil || (source != "" && source != stored.SystemIdentifier+"/"+stored.Database+"/"+stored.Slot) { // nobody goes on from there
+			return nil
+		}
+		if stored.State == checkpoint.Streaming && stored.LSN > checkpoint.LSN(at.Commit) {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("the stored checkpoint, at %s, is not past the event at position %s: a relay that goes on from there would park it again; "+
+				"see that a relay runs, and what holds it up (tidemark status), and try again", stored.LSN, at)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+		}
+	}
 }
 
 // wouldDiscard returns the refusal that says what would be lost.

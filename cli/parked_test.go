@@ -3,6 +3,7 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tidemark/tidemark/checkpoint"
 	"github.com/tidemark/tidemark/decode"
 	"github.com/tidemark/tidemark/devstack/stacktest"
 	"github.com/tidemark/tidemark/park"
@@ -235,6 +237,28 @@ func TestParkedCommands(t *testing.T) {
 		}
 		b.run(1, []string{"discard", "two", "--yes"}, "handed over to Kafka")
 		b.run(0, []string{"show", "two"}, "publishing", "partition 2 ended at 40")
+	})
+
+	t.Run("discard before it is stored", func(t *testing.T) {
+		b.t = t
+		b.park(store, parkedExample(9, "nine", "order-19"))
+		system, _, _ := strings.Cut(b.source, "/")
+		kept := checkpoint.NewFile(filepath.Join(t.TempDir(), "checkpoint"))
+		save := func(lsn checkpoint.LSN) {
+			t.Helper()
+			err := kept.Save(t.Context(), &checkpoint.Checkpoint{Version: checkpoint.Version, SystemIdentifier: system, Timeline: 1, Database: "postgres", Slot: "orders", LSN: lsn}, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		environ := b.environ
+		b.environ = append(b.environ, "TIDEMARK_CHECKPOINT_PATH="+strings.TrimPrefix(kept.String(), "file "))
+		defer func() { b.environ = environ }()
+		save(0x16B3748) // the commit, which ends behind that
+		b.run(1, []string{"discard", "nine", "--yes"}, "0/16B3748", pos(9), "park it again", "tidemark status")
+		b.run(0, []string{"show", "nine"}, "waiting")
+		save(0x16B3778)
+		b.run(0, []string{"discard", "nine", "--yes"}, "Discarded for good: nine")
 	})
 
 	t.Run("other sources", func(t *testing.T) {

@@ -225,7 +225,8 @@ func (s *stack) decide(ctx context.Context, e parkedEvent) error {
 		s.done[what]++
 		return nil
 	case strings.Contains(err.Error(), "no such event is parked"), strings.Contains(err.Error(), "no event of this key is parked"),
-		strings.Contains(err.Error(), "it would overtake"), strings.Contains(err.Error(), "it was handed over"):
+		strings.Contains(err.Error(), "it would overtake"), strings.Contains(err.Error(), "it was handed over"),
+		strings.Contains(err.Error(), "would park it again"): // too early, or killed since
 		s.done["decisions that came too late"]++
 		return nil
 	default:

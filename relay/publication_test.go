@@ -50,6 +50,25 @@ func changedPublicationEndsARelay(t *testing.T) {
 	r.mustRefuse("table public.outbox was taken out of the publication", "with the checkpoint at 0/")
 }
 
+// A publication that is gone while rows are committed is told by the server, when the log is read there. That is no error that
+// another start gets over.
+func TestDroppedPublicationEndsARelayThatStreams(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	r := b.start()
+	b.insert(1)
+	b.records("outbox.event.order", 1)
+	b.exec("drop publication tidemark")
+	b.insert(1)
+	b.exec("create publication tidemark for table outbox with (publish = 'insert')")
+	err := r.wait()
+	var refusal interface{ Refused() bool }
+	if !errors.As(err, &refusal) || !refusal.Refused() || !strings.Contains(err.Error(), "did not exist") || !strings.Contains(err.Error(), "tidemark init --recreate-slot") {
+		t.Errorf("Run: %v, want a refusal that leads to init --recreate-slot", err)
+	}
+	b.start().mustRefuse("was created anew", "init --recreate-slot")
+}
+
 // What is changed while no relay runs is as bad, and the first look at a start is enough.
 func TestPublicationChangedWhileNobodyLooked(t *testing.T) {
 	t.Parallel()

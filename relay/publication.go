@@ -116,7 +116,7 @@ func changed(was *checkpoint.Publication, is wal.Fingerprint) string {
 }
 
 // publicationEvery is the default of Options.PublicationEvery.
-const publicationEvery = 30 * time.Second
+const publicationEvery = 5 * time.Second
 
 // watchPublication looks again and again whether the publication still is the one that the stream began with, until ctx is
 // done. One that is not ends the term.

@@ -32,7 +32,7 @@ type Options struct {
 	MaxBufferedBytes int64  // of events; the client's requests, into which they are copied, may take as much again
 	MaxBehind        uint64 // how many transactions may be read beyond what is stored; 0 is 250,000
 	CheckpointEvery  time.Duration
-	PublicationEvery time.Duration // how often it is looked at whether the publication was changed; 0 is 30 s
+	PublicationEvery time.Duration // how often it is looked at whether the publication was changed; 0 is 5 s
 	DrainTimeout     time.Duration // how long a stop waits for acknowledgements
 	ExactlyOnce      bool          // in Kafka transactions; Kafka.TransactionalID is set, and Store keeps checkpoints in Kafka
 	ResumeDedupe     bool          // at a start, look in Kafka for what was published behind the checkpoint, and drop it

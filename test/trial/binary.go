@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -31,6 +32,27 @@ func Build(ctx context.Context) (string, error) {
 	if path := os.Getenv(BinaryEnv); path != "" {
 		return filepath.Abs(path)
 	}
+	root, err := moduleRoot(ctx)
+	if err != nil {
+		return "", err
+	}
+	var args []string
+	if os.Getenv(RaceEnv) != "" {
+		args = append(args, "-race")
+	}
+	return build(ctx, root, args...)
+}
+
+func moduleRoot(ctx context.Context) (string, error) {
+	root, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/tidemark/tidemark").Output()
+	if err != nil {
+		return "", fmt.Errorf("find the module: %w", err)
+	}
+	return strings.TrimSpace(string(root)), nil
+}
+
+// build builds the module at root into a directory that goes when we do.
+func build(ctx context.Context, root string, args ...string) (string, error) {
 	dir, err := os.MkdirTemp("", "tidemark-binary-")
 	if err != nil {
 		return "", fmt.Errorf("build tidemark: %w", err)
@@ -38,17 +60,9 @@ func Build(ctx context.Context) (string, error) {
 	if err := removeAfterUs(ctx, dir); err != nil {
 		return "", errors.Join(err, os.RemoveAll(dir))
 	}
-	root, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/tidemark/tidemark").Output()
-	if err != nil {
-		return "", fmt.Errorf("find the module: %w", err)
-	}
 	path := filepath.Join(dir, "tidemark")
-	args := []string{"build", "-o", path}
-	if os.Getenv(RaceEnv) != "" {
-		args = append(args, "-race")
-	}
-	build := exec.CommandContext(ctx, "go", append(args, ".")...)
-	build.Dir = strings.TrimSpace(string(root))
+	build := exec.CommandContext(ctx, "go", slices.Concat([]string{"build", "-o", path}, args, []string{"."})...) //nolint:gosec // ours
+	build.Dir = root
 	if output, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build tidemark: %w\n%s", err, output)
 	}

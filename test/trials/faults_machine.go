@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark/tidemark/test/trial"
 )
 
 // machineFaults are those of the machine that tidemark runs on.
@@ -28,13 +30,36 @@ func machineFaults() []fault {
 			Inject: refuseCheckpoints,
 		},
 		{
-			Name: "clock_jump", What: "the clock jumps while tidemark runs", Alone: true,
-			Prepare: func(context.Context, *stack) error {
-				return skip("the clock of one process cannot be set: Go asks the kernel without libc, so libfaketime does not reach it, and setting the machine's would hit all others; " +
-					"what a clock that jumps forward does to timers, stop_cont and pause do")
-			},
+			Name: "clock_jump", What: "the clock of tidemark's machine jumps by an hour, forward or back, and tidemark is killed then, every other time",
+			Alone: true, Prepare: ownClock, Inject: jumpClock,
 		},
 	}
+}
+
+// ownClock has tidemark built with a clock that can be set.
+func ownClock(ctx context.Context, s *stack) error {
+	binary, err := trial.BuildWithClock(ctx)
+	if err != nil {
+		return skip(err.Error())
+	}
+	s.Config.Binary = binary
+	return nil
+}
+
+func jumpClock(ctx context.Context, s *stack) (func() error, error) {
+	active, err := s.active(ctx)
+	if err != nil {
+		return nil, err
+	}
+	jump := trial.ClockForward
+	if s.rng.IntN(2) == 0 {
+		jump = trial.ClockBack
+	}
+	if err := active.signal(jump); err != nil || s.rng.IntN(2) == 0 {
+		return nil, err
+	}
+	s.hold(ctx, time.Second)
+	return nil, active.kill()
 }
 
 // smallDisk puts the checkpoint on a file system of its own, of a few pages.

@@ -18,7 +18,7 @@ import (
 type parking struct {
 	table   *park.Store // nil under other policies
 	keys    map[park.Key]bool
-	newest  decode.Position // of those that a predecessor has parked; zero once the stream is past it
+	newest  decode.Position // of those that predecessors have parked
 	waiting []parked        // to be stored before anything else is read
 	look    time.Time       // when to look for events that are due
 }
@@ -79,10 +79,10 @@ func (p *path) closeParking() {
 	}
 }
 
-// waitsBehindParked reports whether an earlier event of the same key is parked. Records without a key have no order to
-// keep.
+// waitsBehindParked reports whether an earlier event of the same key is parked, or perhaps this very one. Records without a
+// key have no order to keep, so of them only those wait that a predecessor may have parked.
 func (p *path) waitsBehindParked(ev *decode.Event) bool {
-	return len(p.parking.keys) > 0 && ev.Key != nil && p.parking.keys[keyOf(ev)]
+	return len(p.parking.keys) > 0 && (ev.Key != nil || ev.Position.Compare(p.parking.newest) <= 0) && p.parking.keys[keyOf(ev)]
 }
 
 // parkLater notes the event for parkAside, which follows before anything else is read.
@@ -163,14 +163,7 @@ func (p *path) unparkDue() time.Time {
 // parked or published already, it must not go: neither a second time then, nor before the earlier ones of its key.
 func (p *path) pastParked() bool {
 	newest := p.parking.newest
-	if newest == (decode.Position{}) {
-		return true
-	}
-	if (!p.handedAny || p.handed.Compare(newest) < 0) && p.tracker.Safe().End <= newest.Commit {
-		return false
-	}
-	p.parking.newest = decode.Position{}
-	return true
+	return (p.handedAny && p.handed.Compare(newest) >= 0) || p.tracker.Safe().End > newest.Commit
 }
 
 // unpark publishes the parked events that may go by now: those that were released, and what waits behind them. Events of

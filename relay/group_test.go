@@ -335,3 +335,40 @@ func (b *bench) uncommitted(topic string) (records []*kgo.Record) {
 		records = append(records, fetched...)
 	}
 }
+
+// What is released goes in as few Kafka transactions as it can: one an event would be slower than new ones may be parked
+// behind it. An event that Kafka refuses costs the others nothing but time.
+func TestExactlyOnceReleasesTogether(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.options.OnPoison, b.options.ParkDSN = relay.Park, b.dsn
+	b.rejects("REFUSED")
+	lot := b.lot()
+	r := b.start()
+	const behind = 100
+	for _, key := range []string{"k", "m"} {
+		b.event(key, "good", strings.Repeat("x", 2<<20)) // above the topic's limit
+		b.exec(`insert into outbox (aggregatetype, aggregateid, type, payload) select 'good', $1, 'placed', to_jsonb(g) from generate_series(1, $2) g`, key, behind)
+	}
+	b.event("o", "good", "REFUSED")
+	b.event("o", "good", "o2")
+	b.parkedIs(lot, 2*(1+behind)+2)
+	b.setTopicConfig("outbox.event.good", "max.message.bytes", "8388608")
+	if _, err := lot.ReleaseKey(t.Context(), "k"); err != nil {
+		t.Fatal(err)
+	}
+	b.parkedIs(lot, 1+behind+2)
+	records := b.records("outbox.event.good", 1+behind)
+	if n := transactions(records); n > 3 { // they may be released while it looks
+		t.Errorf("%d events are in %d Kafka transactions", len(records), n)
+	}
+
+	if _, err := lot.ReleaseAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.parkedIs(lot, 2) // the refused one, and what waits behind it
+	mustArriveInOrderPerKey(t, b.records("outbox.event.good", 2*(1+behind)))
+	b.event("n", "good", "n1") // and the rest goes on
+	b.records("outbox.event.good", 2*(1+behind)+1)
+	r.stop()
+}

@@ -226,7 +226,13 @@ func (p *path) publishParked(due []park.Event) error {
 		already[pos] = true
 	}
 	stuck := map[park.Key]bool{}
-	var published []decode.Position
+	published, err := p.tryTogether(due, already)
+	if err != nil {
+		return err
+	}
+	for _, pos := range published {
+		already[pos] = true
+	}
 	for i := range due {
 		ev := due[i].Event
 		if already[ev.Position] || stuck[keyOf(&ev)] {
@@ -253,6 +259,46 @@ func (p *path) publishParked(due []park.Event) error {
 	return p.persist("parked events cannot be stored", func(ctx context.Context) error {
 		return p.parking.table.Published(ctx, published)
 	})
+}
+
+// tryTogether publishes in one Kafka transaction those of the events that nothing is known to stand against, and returns which;
+// none if Kafka refuses one of them. A transaction an event would be slower than new ones may be parked behind them. After an
+// attempt that failed, the next events go one by one, so that a refusal is pinned on its event.
+func (p *path) tryTogether(due []park.Event, already map[decode.Position]bool) (published []decode.Position, err error) {
+	if alone := p.parkedAlone; !p.group.on || alone {
+		p.parkedAlone = false
+		return nil, nil
+	}
+	tx := &checkpoint.Transaction{}
+	stuck := map[park.Key]bool{}
+	batch := make([]publish.Delivery, 0, len(due)) // never moved: the producer holds pointers into it
+	for i := range due {
+		d := publish.Delivery{Event: due[i].Event, Owner: tx}
+		key := keyOf(&d.Event)
+		switch {
+		case already[d.Event.Position]:
+		case stuck[key]:
+		case p.pub.Check(&d) != nil:
+			stuck[key] = d.Event.Key != nil
+		default:
+			batch = append(batch, d)
+			published = append(published, d.Event.Position)
+		}
+	}
+	if len(batch) == 0 {
+		return nil, nil
+	}
+	for i := range batch {
+		tx.Add()
+		p.flying.add(batch[i].Event.Bytes(), nil)
+	}
+	p.parkedAlone = true
+	refused, err := p.aloneInGroup(batch)
+	if err != nil || refused != nil {
+		return nil, err
+	}
+	p.parkedAlone = false
+	return published, nil
 }
 
 // tryAlone publishes one event outside any transaction and returns why Kafka refuses it, if it does.

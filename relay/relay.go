@@ -62,6 +62,7 @@ type Relay struct {
 	doubt       doubt         // survives the term that raised it
 	solo        pglogrepl.LSN // likewise: transactions that commit up to here are published one a group
 	refused     map[refusal]error
+	parkedAlone bool           // likewise: the next parked events are published one by one
 	setAsideLog zerolog.Logger // says the first of many
 	warned      bool           // see warn
 }

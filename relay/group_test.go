@@ -353,7 +353,7 @@ func TestExactlyOnceReleasesTogether(t *testing.T) {
 	b.event("o", "good", "REFUSED")
 	b.event("o", "good", "o2")
 	b.parkedIs(lot, 2*(1+behind)+2)
-	b.setTopicConfig("outbox.event.good", "max.message.bytes", "8388608")
+	b.raiseLimit()
 	if _, err := lot.ReleaseKey(t.Context(), "k"); err != nil {
 		t.Fatal(err)
 	}

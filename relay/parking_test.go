@@ -97,7 +97,7 @@ func TestParkedEventHoldsItsKeyAndNothingElse(t *testing.T) {
 	b.records("outbox.event.good", 3)
 
 	// The cause is mended.
-	b.setTopicConfig("outbox.event.good", "max.message.bytes", "8388608")
+	b.raiseLimit()
 	release()
 	records = b.records("outbox.event.good", 7)
 	if got, want := inOrder(records, "k"), []string{"k1", "k2 ", "k3", "k4", "k5"}; !slices.Equal(got, want) {
@@ -180,14 +180,15 @@ func TestDiscardedEventLetsItsKeyGo(t *testing.T) {
 	r.stop()
 }
 
-func (b *bench) setTopicConfig(topic, key, value string) {
+// raiseLimit mends what stands against large events.
+func (b *bench) raiseLimit() {
 	b.t.Helper()
 	client, err := kgo.NewClient(kgo.SeedBrokers(b.cluster.ListenAddrs()...))
 	if err != nil {
 		b.t.Fatal(err)
 	}
 	defer client.Close()
-	_, err = kadm.NewClient(client).AlterTopicConfigs(b.t.Context(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: key, Value: &value}}, topic)
+	_, err = kadm.NewClient(client).AlterTopicConfigs(b.t.Context(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "max.message.bytes", Value: new("8388608")}}, "outbox.event.good")
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -249,7 +250,7 @@ func releaseBeyondTheCheckpoint(t *testing.T, key *string) {
 	r.stop()
 	cut.Store(false)
 
-	b.setTopicConfig("outbox.event.good", "max.message.bytes", "8388608")
+	b.raiseLimit()
 	if _, err := lot.ReleaseAll(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -164,7 +164,7 @@ func TestRaisedLimitIsLearnt(t *testing.T) {
 	r := b.start()
 	b.event("k", "good", large)
 	b.records("dead", 1)
-	b.setTopicConfig("outbox.event.good", "max.message.bytes", "8388608")
+	b.raiseLimit()
 	client, err := kgo.NewClient(kgo.SeedBrokers(b.cluster.ListenAddrs()...), kgo.ConsumeTopics("outbox.event.good"),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	if err != nil {

@@ -340,11 +340,24 @@ func (b *bench) uncommitted(topic string) (records []*kgo.Record) {
 // behind it. An event that Kafka refuses costs the others nothing but time.
 func TestExactlyOnceReleasesTogether(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	for name, before := range map[string]bool{"rows from before the slot": true, "rows from the log": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			if !before {
+				b.createSlot()
+			}
+			b.releasesTogether()
+		})
+	}
+}
+
+func (b *bench) releasesTogether() {
+	t := b.t
+	t.Helper()
 	b.options.OnPoison, b.options.ParkDSN = relay.Park, b.dsn
 	b.rejects("REFUSED")
 	lot := b.lot()
-	r := b.start()
 	const behind = 100
 	for _, key := range []string{"k", "m"} {
 		b.event(key, "good", strings.Repeat("x", 2<<20)) // above the topic's limit
@@ -352,6 +365,7 @@ func TestExactlyOnceReleasesTogether(t *testing.T) {
 	}
 	b.event("o", "good", "REFUSED")
 	b.event("o", "good", "o2")
+	r := b.start()
 	b.parkedIs(lot, 2*(1+behind)+2)
 	b.raiseLimit()
 	if _, err := lot.ReleaseKey(t.Context(), "k"); err != nil {

@@ -124,6 +124,9 @@ func (r *Relay) term(ctx context.Context, trouble *outage) error {
 	defer p.close()
 	if l.existing {
 		if err := p.publishExisting(l); err != nil {
+			if cause := context.Cause(p.ctx); cause != nil {
+				err = cause // and not what became of others by it
+			}
 			p.raiseDoubt(err)
 			return p.drain(err)
 		}

@@ -307,7 +307,7 @@ func (p *path) publishExisting(l *lead) error {
 			return p.endGroupAnywhere()
 		}
 		if err := snapshot.Rows(p.ctx, table.Name, table.Columns.ID, columns, row); err != nil {
-			return errors.Join(err, context.Cause(p.ctx))
+			return err
 		}
 	}
 	if err := p.handOver(); err != nil {

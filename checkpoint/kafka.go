@@ -377,6 +377,8 @@ func (k *Kafka) ensureTopic(ctx context.Context) error {
 	_, err = admin.CreateTopic(ctx, 1, k.o.ReplicationFactor, map[string]*string{
 		"cleanup.policy":    new("compact"),
 		"max.message.bytes": new(fmt.Sprint(maxRecordBytes)),
+		// A broker refuses a record of an hour from now, and our clock may be wrong.
+		"message.timestamp.type": new("LogAppendTime"),
 		// Load reads all that is not compacted away, so that should be little: the last segment is never compacted, and
 		// what ends a transaction is kept for as long as a reader may take.
 		"segment.bytes":       new(fmt.Sprint(16 << 20)),
@@ -434,6 +436,9 @@ func explainKafka(err error) error {
 		if errors.Is(err, refused) {
 			return &permanentError{err, "let the Kafka user " + right}
 		}
+	}
+	if errors.Is(err, kerr.InvalidTimestamp) {
+		return fmt.Errorf("%w: is the clock of this host ahead of the brokers'? Correct it, or set message.timestamp.type=LogAppendTime for the topic of checkpoint.topic", err)
 	}
 	if errors.Is(err, context.DeadlineExceeded) && strings.Contains(err.Error(), "read up to offset") {
 		return fmt.Errorf("%w: a transaction that somebody has left open in the topic holds up readers until it times out", err)

@@ -193,6 +193,23 @@ func TestKafkaTopicsAreStrangersToEachOther(t *testing.T) {
 	mustLoad(t, other, example(3))
 }
 
+// A broker refuses a record of more than an hour from now, unless the topic says otherwise: a host whose clock is wrong goes on.
+func TestKafkaTakesTheCheckpointsOfAWrongClock(t *testing.T) {
+	t.Parallel()
+	k := newKafka(t, stacktest.Kafka(t))
+	s := k.open()
+	save(t, s, example(1))
+	record, err := s.Record(example(2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ahead := &kgo.Record{Topic: record.Topic, Key: record.Key, Value: record.Value, Timestamp: time.Now().Add(24 * time.Hour)}
+	if err := k.client().ProduceSync(t.Context(), ahead).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	mustLoad(t, s, example(2))
+}
+
 func TestKafkaSaysWhatKeepsItFromWorking(t *testing.T) {
 	t.Parallel()
 	gone := newKafka(t, []string{"127.0.0.1:1"}) // nobody listens there

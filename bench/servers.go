@@ -47,7 +47,7 @@ func (s *servers) open(ctx context.Context, o *Options) error {
 		postgres = "embedded, TCP"
 		o.Progress("starting Postgres…")
 		p, err := devstack.StartPostgres(ctx, devstack.PostgresOptions{
-			Settings: map[string]string{"shared_buffers": "256MB", "max_wal_size": "8GB", "synchronous_commit": "off"},
+			Settings: map[string]string{"shared_buffers": "256MB", "max_wal_size": "8GB"},
 			Progress: o.Progress,
 		})
 		if err != nil {

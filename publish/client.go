@@ -83,7 +83,7 @@ func (o *Options) producer(partitioner kgo.Partitioner) ([]kgo.Opt, error) {
 		return nil, err
 	}
 	compression := kgo.ProducerBatchCompression(codec)
-	if c, err := kgo.DefaultCompressor(codec); err == nil && c != nil { // nil if there is to be none
+	if c, err := compressor(codec); err == nil && c != nil { // nil if there is to be none
 		compression = kgo.WithCompressor(thrifty{c})
 	}
 	opts := []kgo.Opt{
@@ -124,6 +124,13 @@ func (o *Options) TransactionTimeout() time.Duration {
 		return time.Duration(ms) * time.Millisecond //nolint:gosec // 31 bits
 	}
 	return defaultTransactionTimeout
+}
+
+func compressor(codec kgo.CompressionCodec) (kgo.Compressor, error) {
+	if codec == kgo.Lz4Compression() {
+		return &lz4Frames{}, nil
+	}
+	return kgo.DefaultCompressor(codec)
 }
 
 func codec(name string) (kgo.CompressionCodec, error) {

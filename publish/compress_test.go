@@ -32,7 +32,7 @@ func TestLargeBatchThatDoesNotCompressIsLeftAlone(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		inner, err := kgo.DefaultCompressor(codec)
+		inner, err := compressor(codec)
 		if err != nil {
 			t.Fatal(err)
 		}

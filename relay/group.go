@@ -133,7 +133,11 @@ func (p *path) groupDue() time.Time {
 	case open && p.tx != nil:
 		return g.since.Add(g.longest)
 	case open:
-		return later(g.whole.Add(groupQuiet), g.ended.Add(groupPause))
+		quiet := groupQuiet
+		if p.pace.busy() { // the next ones may be waiting in the socket, see wal.Reader.Gather
+			quiet += 2 * maxInterval
+		}
+		return later(g.whole.Add(quiet), g.ended.Add(groupPause))
 	case g.behind && p.tx == nil:
 		return g.ended.Add(groupIdle)
 	default:

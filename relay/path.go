@@ -47,7 +47,7 @@ type path struct {
 	together  *together          // nil without groups
 	burst     []publish.Delivery // events that are to be handed over together
 	slab      *slab              // in which they lie
-	lastBurst time.Time
+	pace      pace
 	count     uint64 // how many transactions the tracker has been told of
 
 	alone   atomic.Bool // one event is in flight, and it may be rejected
@@ -58,10 +58,7 @@ type path struct {
 }
 
 const (
-	// burstInterval is how long events gather while they keep coming. An event that comes later than that after the
-	// last burst leaves at once.
-	burstInterval = time.Millisecond
-	burstEvents   = 128
+	burstEvents = 128 // at most
 	// maxBehind is the default of Options.MaxBehind: what is acknowledged and not stored, because an event before it is not
 	// acknowledged or the store does not work, takes memory in the tracker, and in a successor that has to look for it.
 	maxBehind = 250_000
@@ -74,12 +71,19 @@ func (p *path) stream() error {
 		if err := p.awaitRoom(); err != nil { // back-pressure: nothing is read that could not be held
 			return err
 		}
-		msg, err := p.reader.Receive(p.ctx, earlier(earlier(p.burstDue(), p.unparkDue()), p.groupDue()))
+		receive := p.reader.Receive
+		if p.pace.busy() {
+			receive = p.reader.Gather
+		}
+		msg, err := receive(p.ctx, earlier(earlier(p.burstDue(), p.unparkDue()), p.groupDue()))
 		if err != nil {
 			return err
 		}
 		switch msg.Kind {
 		case wal.Quiet:
+			if len(p.burst) == 0 {
+				p.pace.left(time.Now(), 0)
+			}
 		case wal.Keepalive:
 			p.tracker.Advance(msg.WALEnd)
 		case wal.Data:
@@ -207,16 +211,16 @@ func (p *path) nextDelivery() *publish.Delivery {
 	return &p.burst[: len(p.burst)+1 : cap(p.burst)][len(p.burst)]
 }
 
-// burstDue is when the burst has to leave; zero if there is none.
+// burstDue is when the burst has to leave; zero if there is none. While events come quickly one is always expected.
 func (p *path) burstDue() time.Time {
-	if len(p.burst) == 0 {
+	if len(p.burst) == 0 && !p.pace.busy() {
 		return time.Time{}
 	}
-	return p.lastBurst.Add(burstInterval)
+	return p.pace.due()
 }
 
 func (p *path) burstIsDue() bool {
-	return len(p.burst) > 0 && (len(p.burst) == cap(p.burst) || time.Since(p.lastBurst) >= burstInterval)
+	return len(p.burst) > 0 && (len(p.burst) == cap(p.burst) || !time.Now().Before(p.pace.due()))
 }
 
 // handOver gives the burst to the producer, in order. Topics that are met for the first time are prepared before; an event
@@ -242,7 +246,7 @@ func (p *path) handOver() error {
 	p.burst = p.burst[len(p.burst):len(p.burst):cap(p.burst)]
 	// When it is done: if the hand-over itself took longer than the interval, as with many new topics, the next burst would
 	// be due with its first event, and be as slow.
-	defer func() { p.lastBurst = time.Now() }()
+	defer func() { p.pace.left(time.Now(), len(batch)) }()
 	from := 0
 	for i := range batch {
 		d := &batch[i]

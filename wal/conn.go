@@ -52,6 +52,7 @@ type Conn struct {
 
 	options     Options
 	pg          *pgconn.PgConn
+	socket      net.Conn // beneath pg, and beneath TLS
 	valve       *valve
 	slotTimeout time.Duration // how long CreateSlot may wait
 }
@@ -76,15 +77,20 @@ func connect(ctx context.Context, o Options, config *pgconn.Config, at net.Addr)
 	setSession(config.RuntimeParams)
 	valve := &valve{}
 	config.BuildFrontend = valve.frontend
-	config.DialFunc = dialer().DialContext
+	var dial pgconn.DialFunc = dialer().DialContext
 	if at != nil {
-		config.DialFunc = dialAt(at)
+		dial = dialAt(at)
+	}
+	var socket net.Conn // the last one that was dialled is the one that is used; TLS may be put around it
+	config.DialFunc = func(ctx context.Context, network, address string) (conn net.Conn, err error) {
+		socket, err = dial(ctx, network, address)
+		return socket, err
 	}
 	pg, err := pgconn.ConnectConfig(ctx, config)
 	if err != nil {
 		return nil, explainConnect(err)
 	}
-	c := &Conn{options: o, pg: pg, valve: valve, slotTimeout: createSlotTimeout}
+	c := &Conn{options: o, pg: pg, socket: socket, valve: valve, slotTimeout: createSlotTimeout}
 	if err := c.identify(ctx); err != nil {
 		c.Close()
 		return nil, err

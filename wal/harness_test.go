@@ -142,6 +142,7 @@ type stream struct {
 	t         *testing.T
 	start     pglogrepl.LSN
 	confirmed atomic.Uint64
+	rows      int // that mustBe has seen
 }
 
 func (s *source) stream() *stream {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -51,6 +52,7 @@ type Reader struct {
 	lastHeard      time.Time // as of the last look
 	asked          bool      // a status that requests a reply has been sent since lastHeard
 	armed          time.Time // the read deadline that is set
+	lowWater       int       // how many bytes wake a read that waits; 1 is any
 
 	large *pgproto3.CopyData // the last message, if it was a large one
 }
@@ -86,7 +88,7 @@ func (c *Conn) Start(ctx context.Context, start pglogrepl.LSN, confirmed func() 
 	r := &Reader{
 		conn: c, net: c.pg.Conn(), confirmed: confirmed,
 		statusInterval: interval, silence: max(2*timeout, minSilence),
-		lastHeard: now, nextStatus: now.Add(interval),
+		lastHeard: now, nextStatus: now.Add(interval), lowWater: 1,
 	}
 	return r, r.arm(r.wake(now))
 }
@@ -123,6 +125,49 @@ func (c *Conn) limitSenderTimeout(ctx context.Context) (time.Duration, error) {
 // A message that is already here costs no look at the clock: the socket's read deadline, an absolute time, is what
 // brings Receive back for the status, for until and for the caller's context.
 func (r *Reader) Receive(ctx context.Context, until time.Time) (Message, error) {
+	if err := r.wakeAt(1); err != nil {
+		return Message{}, err
+	}
+	return r.receive(ctx, until)
+}
+
+// Gather is Receive for when messages come quickly: it may leave them in the socket until they are many or until has
+// passed, so that neither side pays for a waking a message. What has come by then, the calls that follow return. Without
+// an until it is Receive.
+//
+// The walsender sends each message on its own. Where its reader waits for every one of them, each costs the server's
+// kernel the waking of another process, which takes longer than the message.
+func (r *Reader) Gather(ctx context.Context, until time.Time) (Message, error) {
+	if until.IsZero() {
+		return r.Receive(ctx, until)
+	}
+	if err := r.wakeAt(gatherBytes); err != nil {
+		return Message{}, err
+	}
+	return r.receive(ctx, until)
+}
+
+// gatherBytes is how much Gather lets pile up: some tens of rows, and a fraction of what a socket holds.
+const gatherBytes = 16 << 10
+
+// wakeAt sets how many bytes wake a read that waits. A read that does not wait takes what is there.
+func (r *Reader) wakeAt(bytes int) error {
+	if r.lowWater == bytes {
+		return nil
+	}
+	r.lowWater = bytes
+	socket, ok := r.conn.socket.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return lost(fmt.Errorf("receive from the source: %w", err))
+	}
+	return setLowWater(raw, bytes)
+}
+
+func (r *Reader) receive(ctx context.Context, until time.Time) (Message, error) {
 	if !until.IsZero() && until.Before(r.armed) {
 		if err := r.arm(until); err != nil {
 			return Message{}, err

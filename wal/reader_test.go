@@ -466,6 +466,53 @@ func TestLargeRowsArriveWhole(t *testing.T) {
 	}
 }
 
+// What Gather leaves in the socket comes when there is enough of it, or when it is asked for without patience.
+func TestGatherLeavesNothingBehind(t *testing.T) {
+	t.Parallel()
+	s := newSource(t)
+	st := s.stream()
+	for i := range 20 { // each too little to wake anybody
+		s.exec("insert into outbox (payload) values ($1)", strconv.Itoa(i))
+		until := time.Now().Add(20 * time.Millisecond)
+		for quiet := false; !quiet; {
+			m, err := st.Gather(t.Context(), until)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m.Kind == Data {
+				st.mustBe(t, m.Data)
+			}
+			quiet = m.Kind == Quiet
+		}
+	}
+	const more = 5000
+	s.exec("insert into outbox (payload) select g::text from generate_series(20, $1::text::int) g", strconv.Itoa(more-1))
+	for limit := time.Now().Add(time.Minute); st.rows < more-10; { // the last may stay there
+		m, err := st.Gather(t.Context(), limit)
+		if err != nil || m.Kind == Quiet {
+			t.Fatalf("%d rows, %v", st.rows, err)
+		}
+		if m.Kind == Data {
+			st.mustBe(t, m.Data)
+		}
+	}
+	for st.rows < more {
+		st.mustBe(t, st.next())
+	}
+}
+
+// mustBe checks that a row is the one that is next by number, if it is a row.
+func (st *stream) mustBe(t *testing.T, data []byte) {
+	t.Helper()
+	if data[0] != 'I' {
+		return
+	}
+	if got := tuple(t, data)[4]; got != strconv.Itoa(st.rows) {
+		t.Fatalf("row %q comes as number %d", got, st.rows)
+	}
+	st.rows++
+}
+
 // Over TLS, too, a read that is interrupted in the middle of a record goes on where it was.
 func TestLargeRowsArriveWholeOverTLS(t *testing.T) {
 	t.Parallel()
@@ -489,7 +536,11 @@ func TestLargeRowsArriveWholeOverTLS(t *testing.T) {
 	const rows, size = 60, 50_000
 	s.exec("insert into outbox (payload) select repeat('x', $1::text::int) from generate_series(1, $2::text::int)", strconv.Itoa(size), strconv.Itoa(rows))
 	for i := 0; i < rows; {
-		m, err := st.Receive(t.Context(), time.Now().Add(time.Millisecond))
+		receive := st.Receive
+		if i%3 == 0 {
+			receive = st.Gather
+		}
+		m, err := receive(t.Context(), time.Now().Add(time.Millisecond))
 		switch {
 		case err != nil:
 			t.Fatalf("after %d rows: %v", i, err)

@@ -91,7 +91,11 @@ Instead of the id its position will do, as list prints it. It is needed where se
 		Example: "  tidemark parked show 5f2c…\n  tidemark parked show 5f2c… --payload > payload.json",
 		Args:    oneID,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			store, err := a.openParked(cmd.Context(), *source)
+			c, _, err := a.load()
+			if err != nil {
+				return err
+			}
+			store, err := openParked(cmd.Context(), c, *source)
 			if err != nil {
 				return err
 			}
@@ -137,7 +141,11 @@ prints it, and means that key in every topic. An event without a key is released
 			if given := len(args) + btoi(byKey) + btoi(all); given != 1 {
 				return &usageError{errors.New("give one of ID, --key KEY and --all (see tidemark parked release --help)")}
 			}
-			store, err := a.openParked(cmd.Context(), *source)
+			c, _, err := a.load()
+			if err != nil {
+				return err
+			}
+			store, err := openParked(cmd.Context(), c, *source)
 			if all && park.IsNoTable(err) {
 				a.printf("Nothing is parked.\n")
 				return nil
@@ -195,7 +203,11 @@ goes on from before the event would park it again.`,
 		Example: "  tidemark parked discard 5f2c…         # says what would be lost\n  tidemark parked discard 5f2c… --yes",
 		Args:    oneID,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			store, err := a.openParked(cmd.Context(), *source)
+			c, _, err := a.load()
+			if err != nil {
+				return err
+			}
+			store, err := openParked(cmd.Context(), c, *source)
 			if err != nil {
 				return err
 			}
@@ -203,7 +215,7 @@ goes on from before the event would park it again.`,
 			if !yes {
 				return wouldDiscard(cmd.Context(), store, args[0])
 			}
-			if err := a.awaitStoredPast(cmd.Context(), *source, store, args[0]); err != nil {
+			if err := awaitStoredPast(cmd.Context(), c, *source, store, args[0]); err != nil {
 				return err
 			}
 			if err := store.Discard(cmd.Context(), args[0]); err != nil {
@@ -222,16 +234,12 @@ const storedPatience = 5 * time.Second
 
 // awaitStoredPast waits until the stored checkpoint is past the event of that id. Before that its row in the table is what
 // tells a successor of the relay, which reads the event again, that it was dealt with.
-func (a *app) awaitStoredPast(ctx context.Context, source string, parked *park.Store, id string) error {
+func awaitStoredPast(ctx context.Context, c *config.Config, source string, parked *park.Store, id string) error {
 	events, err := parked.Show(ctx, id)
 	if err != nil || len(events) > 1 { // which Discard has something to say about
 		return err
 	}
 	at := events[0].Event.Position
-	c, _, err := a.load()
-	if err != nil {
-		return err
-	}
 	store, err := checkpointStore(c)
 	if err != nil {
 		return err
@@ -294,12 +302,9 @@ func (l *loss) Refused() bool { return true }
 
 // openParked opens the table of parked events, which it does not create. An empty source is the configured one, whose
 // name takes the source's system identifier.
-func (a *app) openParked(ctx context.Context, source string) (*park.Store, error) {
-	c, _, err := a.load()
-	if err != nil {
-		return nil, err
-	}
+func openParked(ctx context.Context, c *config.Config, source string) (*park.Store, error) {
 	if source == "" {
+		var err error
 		if source, err = configuredSource(ctx, c); err != nil {
 			return nil, err
 		}

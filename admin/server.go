@@ -16,19 +16,30 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Options are what the server answers from.
+// Options are what the server answers from. The functions that return a value return what becomes the answer's JSON; an
+// error of type *Error chooses the status. Several goroutines call them, with a context that ends with the request or
+// after a while. One that is nil is answered with 501.
 type Options struct {
 	Listen   string // host:port
+	Token    string // what a request that changes something has to carry; "" refuses all of them
 	Ready    func() error
-	Status   func() any // becomes the JSON of /api/status
+	Status   func() any // what /api/status answers; asks nobody
 	Gatherer prometheus.Gatherer
-	Log      zerolog.Logger
+
+	Event            func(ctx context.Context, id string) (any, error) // where the event of that id is, as `receipt --json`
+	Parked           func(ctx context.Context) (any, error)            // as `parked list --json`
+	Release, Discard func(ctx context.Context, id string) error
+	Replay           func(ctx context.Context, request json.RawMessage) (any, error)
+	Doctor           func(ctx context.Context) (any, error) // as `doctor --json`
+
+	Log zerolog.Logger
 }
 
 // Server is a listening server.
 type Server struct {
 	options  Options
 	listener net.Listener
+	turns    chan struct{} // holds a token for each request that is being answered by asking others
 }
 
 // Listen opens the address, so that a port that is taken is known before anything else begins.
@@ -38,17 +49,20 @@ func Listen(ctx context.Context, o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for HTTP: %w: set http.listen to a free address, or to \"\" for none", err)
 	}
-	return &Server{o, listener}, nil
+	return &Server{o, listener, make(chan struct{}, atOnce)}, nil
 }
 
 // Addr returns the address that is listened on.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
 
+// writeLimit is how long an answer may take that asks nobody.
+const writeLimit = 30 * time.Second
+
 // Serve answers until ctx is done, which is no error.
 func (s *Server) Serve(ctx context.Context) error {
 	server := &http.Server{
 		Handler:           s.handler(),
-		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute,
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: writeLimit, IdleTimeout: time.Minute,
 		MaxHeaderBytes: 64 << 10,
 	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
@@ -71,12 +85,7 @@ func (s *Server) handler() http.Handler {
 		s.text(w, http.StatusOK, "ok")
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.options.Gatherer, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /api/status", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		if err := json.NewEncoder(w).Encode(s.options.Status()); err != nil {
-			s.options.Log.Debug().Err(err).Msg("answer not written")
-		}
-	})
+	s.api(mux)
 	return mux
 }
 

@@ -386,19 +386,24 @@ func (a *app) listParked(ctx context.Context, source string, limit int) (*parked
 		return nil, err
 	}
 	defer store.Close()
-	if report.Tally, err = store.Tally(ctx); err != nil {
-		return nil, err
+	return report, report.read(ctx, store, limit)
+}
+
+// read fills the report with at most so many events; 0: all.
+func (r *parkedReport) read(ctx context.Context, store *park.Store, limit int) (err error) {
+	if r.Tally, err = store.Tally(ctx); err != nil {
+		return err
 	}
-	report.Total = report.Tally.Total()
+	r.Total = r.Tally.Total()
 	events, err := store.List(ctx, limit)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for i := range events {
-		report.Events = append(report.Events, newParkedEvent(&events[i]))
+		r.Events = append(r.Events, newParkedEvent(&events[i]))
 	}
-	report.Others, err = store.Others(ctx)
-	return report, err
+	r.Others, err = store.Others(ctx)
+	return err
 }
 
 func newParkedEvent(e *park.Event) parkedEvent {

@@ -61,8 +61,12 @@ func run(ctx context.Context, c *config.Config, log zerolog.Logger, once bool) e
 	limitMemory(c.Kafka.MaxBufferedBytes)
 	group, ctx := errgroup.WithContext(ctx)
 	if c.HTTP.Listen != "" {
+		desk := &parkedDesk{config: c}
+		defer desk.close()
 		server, err := admin.Listen(ctx, admin.Options{
-			Listen: c.HTTP.Listen, Ready: r.Ready, Status: func() any { return r.Status() }, Gatherer: registry,
+			Listen: c.HTTP.Listen, Token: string(c.HTTP.Token), Ready: r.Ready, Gatherer: registry,
+			Status: func() any { return r.Status() },
+			Parked: desk.list, Release: desk.release, Discard: desk.discard,
 			Log: log.With().Str("component", "admin").Logger(),
 		})
 		if err != nil {

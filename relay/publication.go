@@ -115,30 +115,23 @@ func changed(was *checkpoint.Publication, is wal.Fingerprint) string {
 	return ""
 }
 
-// publicationEvery is the default of Options.PublicationEvery.
-const publicationEvery = 5 * time.Second
+// lookEvery is the default of Options.PublicationEvery and SlotEvery.
+const lookEvery = 5 * time.Second
 
 // watchPublication looks again and again whether the publication still is the one that the stream began with, until ctx is
 // done. One that is not ends the term.
 func (p *path) watchPublication(ctx context.Context) {
 	trouble := newOutage(p.Log, "whether the publication was changed cannot be looked up")
-	ticker := time.NewTicker(p.PublicationEvery)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
+	every(ctx, p.PublicationEvery, func() {
 		if p.Status().State != Streaming { // the next connection looks
-			continue
+			return
 		}
 		if err := p.lookAtPublication(ctx); err == nil {
 			trouble.healed()
-		} else if trouble.wait(ctx, err) != nil {
-			return
+		} else {
+			_ = trouble.wait(ctx, err) // it is ctx's
 		}
-	}
+	})
 }
 
 func (p *path) lookAtPublication(ctx context.Context) error {

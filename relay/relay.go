@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -33,6 +34,8 @@ type Options struct {
 	MaxBehind        uint64 // how many transactions may be read beyond what is stored; 0 is 250,000
 	CheckpointEvery  time.Duration
 	PublicationEvery time.Duration // how often it is looked at whether the publication was changed; 0 is 5 s
+	WALBudget        int64         // bytes of log that the slot may hold back before that is an alarm; 0: any
+	SlotEvery        time.Duration // how often it is looked at how much that is; 0 is 5 s
 	DrainTimeout     time.Duration // how long a stop waits for acknowledgements
 	ExactlyOnce      bool          // in Kafka transactions; Kafka.TransactionalID is set, and Store keeps checkpoints in Kafka
 	ResumeDedupe     bool          // at a start, look in Kafka for what was published behind the checkpoint, and drop it
@@ -70,7 +73,8 @@ type Relay struct {
 // New returns a relay that does nothing until Run.
 func New(o Options) *Relay {
 	o.MaxBehind = cmp.Or(o.MaxBehind, maxBehind)
-	o.PublicationEvery = cmp.Or(o.PublicationEvery, publicationEvery)
+	o.PublicationEvery = cmp.Or(o.PublicationEvery, lookEvery)
+	o.SlotEvery = cmp.Or(o.SlotEvery, lookEvery)
 	return &Relay{Options: o, setAsideLog: o.Log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Minute})}
 }
 
@@ -78,6 +82,11 @@ func New(o Options) *Relay {
 // Once it returns nil when everything committed before its start is in Kafka. What passes by itself (a server that is
 // away, a slot that another process holds) is waited for, and said in the log; what needs a person is returned.
 func (r *Relay) Run(ctx context.Context) error {
+	watching, stop := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() { r.watchSlot(watching) })
+	defer watch.Wait()
+	defer stop()
 	trouble := newOutage(r.Log, "cannot go on, trying again from the checkpoint")
 	for {
 		err := r.term(ctx, trouble)
@@ -89,7 +98,7 @@ func (r *Relay) Run(ctx context.Context) error {
 			return err
 		}
 		if stopped := trouble.wait(ctx, err); stopped != nil {
-			return nil //nolint:nilerr // being stopped is no error, and this one passes by itself
+			return nil // being stopped is no error, and this one passes by itself
 		}
 	}
 }

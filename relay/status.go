@@ -35,11 +35,16 @@ type Status struct {
 	InFlightBytes  int64          `json:"inflight_bytes"`
 	OldestUnacked  float64        `json:"oldest_unacked_seconds"` // since the last acknowledgement, while any is due
 	Parked         int64          `json:"parked"`                 // events in the table of parked ones
+	RetainedWAL    int64          `json:"retained_wal_bytes"`     // of log that the slot holds back, at the last look
+	WALBudget      int64          `json:"wal_budget_bytes"`       // source.wal_budget; 0: none
+	SlotLag        int64          `json:"lag_bytes"`              // from what is confirmed to the end of the log, at the last look
+	SlotActive     bool           `json:"slot_active"`            // somebody streams from the slot
 	LastError      string         `json:"last_error,omitempty"`
 	LastErrorAt    *time.Time     `json:"last_error_at,omitempty"`
 
 	kafkaSilent     bool
 	checkpointError error
+	overBudget      error // why the slot holds back more log than source.wal_budget allows; nil if it does not
 }
 
 // statusBoard is where the parts of a relay write down what they do, for others to read.
@@ -78,6 +83,8 @@ func (r *Relay) Ready() error {
 		return fmt.Errorf("no Kafka broker answers: %s", s.LastError)
 	case s.checkpointError != nil:
 		return fmt.Errorf("the checkpoint cannot be stored: %w", s.checkpointError)
+	case s.overBudget != nil:
+		return s.overBudget
 	default:
 		return nil
 	}

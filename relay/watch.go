@@ -17,16 +17,23 @@ const (
 // takes.
 func (p *path) watch(ctx context.Context) {
 	w := newWatcher(p)
-	ticker := time.NewTicker(watchEvery)
+	every(ctx, watchEvery, func() {
+		w.brokers(ctx)
+		w.progress(ctx)
+	})
+}
+
+// every calls look again and again, until ctx is done.
+func every(ctx context.Context, interval time.Duration, look func()) {
+	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
+			look()
 		}
-		w.brokers(ctx)
-		w.progress(ctx)
 	}
 }
 

@@ -61,6 +61,10 @@ func (s *Slot) Lost() (reason string, lost bool) {
 	}
 }
 
+// holderSQL is who streams from the slot s, as the fields of a Slot.
+const holderSQL = `coalesce((select jsonb_build_object('holder_name', application_name, 'holder_address', host(client_addr))
+	from pg_stat_activity a where a.pid = s.active_pid), '{}')`
+
 // Confirmed returns the position up to which the server may throw away; zero if it has none yet.
 func (s *Slot) Confirmed() (pglogrepl.LSN, error) {
 	if s.ConfirmedFlushLSN == "" {
@@ -74,8 +78,7 @@ func (c *Conn) Slot(ctx context.Context) (*Slot, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout) // a hot standby asks for days, of a server that may vanish
 	defer cancel()
 	var s *Slot
-	err := c.queryJSON(ctx, `select to_jsonb(s) || coalesce((select jsonb_build_object('holder_name', application_name, 'holder_address', host(client_addr))
-		from pg_stat_activity a where a.pid = s.active_pid), '{}') from pg_replication_slots s where slot_name = `+quoteLiteral(c.options.Slot), &s)
+	err := c.queryJSON(ctx, "select to_jsonb(s) || "+holderSQL+" from pg_replication_slots s where slot_name = "+quoteLiteral(c.options.Slot), &s)
 	if err != nil {
 		return nil, fmt.Errorf("look up slot %s: %w", c.options.Slot, err)
 	}

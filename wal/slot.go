@@ -108,11 +108,14 @@ func (c *Conn) CreateSlot(ctx context.Context, failover bool) (start pglogrepl.L
 		options = "(" + options + ")"
 	}
 	sql := fmt.Sprintf("CREATE_REPLICATION_SLOT %s LOGICAL pgoutput %s", quoteIdentifier(c.options.Slot), options)
-	result, err := pglogrepl.ParseCreateReplicationSlot(c.pg.Exec(limited, sql))
+	result, err := c.createSlot(limited, sql)
 	switch {
 	case err == nil:
 	case ctx.Err() != nil: // it was not the wait that ended this
 		return 0, "", fmt.Errorf("create slot %s: %w", c.options.Slot, ctx.Err())
+	case sqlState(err) == "40001":
+		return 0, "", permanent(fmt.Errorf("create slot %s: %w, each time for %s: too many transactions are rolled back meanwhile", c.options.Slot, err, c.slotTimeout),
+			"start again when fewer are, or raise max_connections")
 	case limited.Err() != nil:
 		return 0, "", permanent(fmt.Errorf("create slot %s: gave up after %s; Postgres waits for the end of every running transaction%s",
 			c.options.Slot, c.slotTimeout, inTheWay()),
@@ -127,6 +130,24 @@ func (c *Conn) CreateSlot(ctx context.Context, failover bool) (start pglogrepl.L
 		return 0, "", fmt.Errorf("create slot %s: %w", c.options.Slot, err)
 	}
 	return start, result.SnapshotName, nil
+}
+
+// createSlot tries until ctx is done. A snapshot that is exported holds every transaction that was not committed between the
+// point where Postgres began to look and the one from which it can decode, and is refused if they are more than the server
+// has room for: some hundred that were rolled back on a busy server are enough, and the next attempt may meet fewer.
+func (c *Conn) createSlot(ctx context.Context, sql string) (pglogrepl.CreateReplicationSlotResult, error) {
+	const pause = 100 * time.Millisecond
+	for {
+		result, err := pglogrepl.ParseCreateReplicationSlot(c.pg.Exec(ctx, sql))
+		if sqlState(err) != "40001" { // serialization_failure: "initial slot snapshot too large"
+			return result, err
+		}
+		select {
+		case <-ctx.Done():
+			return result, err
+		case <-time.After(pause):
+		}
+	}
 }
 
 const createSlotTimeout = 2 * time.Minute

@@ -130,18 +130,79 @@ func TestSlotThatARealServerHasLost(t *testing.T) {
 	}
 }
 
+// A snapshot that is exported has no room for many transactions that were rolled back while Postgres looked for its point:
+// that passes.
+func TestSlotIsCreatedAlthoughManyTransactionsAreRolledBack(t *testing.T) {
+	t.Parallel()
+	s := newSource(t)
+	write := func() pgx.Tx { // and stay open
+		tx, err := connectDB(t, s.options.DSN).Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tx.Exec(t.Context(), "insert into outbox default values"); err != nil {
+			t.Fatal(err)
+		}
+		return tx
+	}
+	commit := func(tx pgx.Tx) {
+		if err := tx.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	created := make(chan error, 1)
+	waits := func(xid string) {
+		t.Helper()
+		eventually(t, "the slot's creation waits for the transaction", func() bool {
+			return len(created) > 0 || s.query(`select count(*) > 0 from pg_locks l join pg_stat_activity a using (pid)
+				where not l.granted and l.transactionid::text = $1 and a.query like 'CREATE_REPLICATION_SLOT%' || $2 || '%'`, xid, s.options.Slot) == "true"
+		})
+	}
+	xid := func(tx pgx.Tx) (id string) {
+		if err := tx.QueryRow(t.Context(), "select pg_current_xact_id()::xid::text").Scan(&id); err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	first := write()
+	conn := s.connect()
+	go func() {
+		_, _, err := conn.CreateSlot(t.Context(), false)
+		created <- err
+	}()
+	waits(xid(first))
+	second := write()
+	commit(first)
+	waits(xid(second))
+	third := write() // the snapshot reaches from here
+	s.exec("do $$ begin for i in 1..2000 loop perform pg_current_xact_id(); rollback; end loop; end $$")
+	s.exec("insert into outbox default values") // to here
+	commit(second)                              // too many
+	waits(xid(third))
+	commit(third)
+	if err := <-created; err != nil {
+		t.Error(err)
+	}
+}
+
 // The rows of the snapshot and those of the stream are all rows, and none is in both, however busy the writers are.
 func TestSnapshotAndStreamTogetherAreEveryRowOnce(t *testing.T) {
 	t.Parallel()
 	s := newSource(t)
 	const writers = 4
 	writing, stop := context.WithCancel(t.Context())
-	defer stop()
 	var work sync.WaitGroup
 	var begun [writers]chan struct{}
+	var dbs [writers]*pgx.Conn
 	for w := range writers {
+		dbs[w] = connectDB(t, s.options.DSN)
+	}
+	t.Cleanup(func() { // before the connections are closed
+		stop()
+		work.Wait()
+	})
+	for w, db := range dbs {
 		begun[w] = make(chan struct{})
-		db := connectDB(t, s.options.DSN)
 		work.Go(func() {
 			for n := 0; writing.Err() == nil; n++ {
 				if n == 3 {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/rs/zerolog"
 
@@ -124,6 +125,26 @@ func checkpointStore(c *config.Config) (store, error) {
 		Client: client, Topic: c.Checkpoint.Topic, Key: checkpoint.Key(database, c.Source.Slot),
 		Create: o.Topics.Create, ReplicationFactor: o.Topics.ReplicationFactor,
 	}), nil
+}
+
+// storedPosition returns what loads the stored position, 0 if no relay has begun to stream. One of another source is an error.
+func storedPosition(c *config.Config, s store) func(context.Context, wal.System) (pglogrepl.LSN, error) {
+	return func(ctx context.Context, system wal.System) (pglogrepl.LSN, error) {
+		stored, err := s.Load(ctx)
+		if err != nil || stored == nil || stored.State != checkpoint.Streaming {
+			return 0, err
+		}
+		if stored.SystemIdentifier != system.ID || stored.Database != system.Database || stored.Slot != c.Source.Slot {
+			return 0, fmt.Errorf("the checkpoint in %s is that of system %s, database %s, slot %s, and source.dsn leads to system %s, database %s, with source.slot %s: point both at what belongs together",
+				s, stored.SystemIdentifier, stored.Database, stored.Slot, system.ID, system.Database, c.Source.Slot)
+		}
+		return pglogrepl.LSN(stored.LSN), nil
+	}
+}
+
+// sourceName returns the text of the header tidemark-source.
+func sourceName(c *config.Config) func(wal.System) string {
+	return func(s wal.System) string { return relay.SourceName(s, c.Source.Slot) }
 }
 
 // connectIdle connects to the source for a command that must not get into a relay's way, and returns the slot, nil if there

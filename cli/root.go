@@ -41,6 +41,7 @@ row to Kafka: in order for each key, and confirmed to Postgres only when Kafka h
 		a.checkpointCommand(),
 		a.parkedCommand(),
 		a.verifyCommand(),
+		a.receiptCommand(),
 		a.benchCommand(),
 		a.configCommand(),
 		a.versionCommand(),

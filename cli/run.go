@@ -66,6 +66,7 @@ func run(ctx context.Context, c *config.Config, log zerolog.Logger, once bool) e
 		server, err := admin.Listen(ctx, admin.Options{
 			Listen: c.HTTP.Listen, Token: string(c.HTTP.Token), Ready: r.Ready, Gatherer: registry,
 			Status: func() any { return r.Status() },
+			Event:  func(ctx context.Context, id string) (any, error) { return eventOf(ctx, c, id) },
 			Parked: desk.list, Release: desk.release, Discard: desk.discard,
 			Log: log.With().Str("component", "admin").Logger(),
 		})

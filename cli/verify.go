@@ -9,16 +9,12 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/jackc/pglogrepl"
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
-	"github.com/tidemark/tidemark/checkpoint"
 	"github.com/tidemark/tidemark/config"
 	"github.com/tidemark/tidemark/park"
 	"github.com/tidemark/tidemark/reconcile"
-	"github.com/tidemark/tidemark/relay"
-	"github.com/tidemark/tidemark/wal"
 )
 
 type verifyFlags struct {
@@ -127,18 +123,8 @@ func (a *app) verify(ctx context.Context, c *config.Config, log zerolog.Logger, 
 	}
 	defer store.Close()
 	o.Source, o.Tables, o.Kafka, o.DeadLetterTopic = sourceOptions(c), tables(c), kafkaOptions(c), c.Delivery.DeadLetterTopic
-	o.SourceName = func(s wal.System) string { return relay.SourceName(s, c.Source.Slot) }
-	o.Stored = func(ctx context.Context, s wal.System) (pglogrepl.LSN, error) {
-		stored, err := store.Load(ctx)
-		if err != nil || stored == nil || stored.State != checkpoint.Streaming {
-			return 0, err
-		}
-		if stored.SystemIdentifier != s.ID || stored.Database != s.Database || stored.Slot != c.Source.Slot {
-			return 0, fmt.Errorf("the checkpoint in %s is that of system %s, database %s, slot %s, and source.dsn leads to system %s, database %s, with source.slot %s: point both at what belongs together",
-				store, stored.SystemIdentifier, stored.Database, stored.Slot, s.ID, s.Database, c.Source.Slot)
-		}
-		return pglogrepl.LSN(stored.LSN), nil
-	}
+	o.SourceName = sourceName(c)
+	o.Stored = storedPosition(c, store)
 	o.Parked = func(ctx context.Context, each func(topic, id string)) error {
 		table, err := park.OpenExisting(ctx, string(c.Source.AdminDSN), "")
 		if park.IsNoTable(err) {

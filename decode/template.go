@@ -74,5 +74,18 @@ func (t Template) Columns() []string {
 	return names
 }
 
+// Literals returns the texts around the placeholders: one more than there are placeholders, any of them may be empty.
+func (t Template) Literals() []string {
+	literals := []string{""}
+	for _, p := range t.parts {
+		if p.column != "" {
+			literals = append(literals, "")
+		} else {
+			literals[len(literals)-1] += p.literal
+		}
+	}
+	return literals
+}
+
 // String returns the text that the template was read from.
 func (t Template) String() string { return t.source }

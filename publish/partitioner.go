@@ -109,3 +109,8 @@ func chosenPartition(r *kgo.Record) int32 {
 	}
 	return -1
 }
+
+// PartitionOf returns the partition that a key goes to in a topic of n partitions. The key is not nil.
+func PartitionOf(key []byte, n int) int32 {
+	return int32(kgo.StickyKeyPartitioner(nil).ForTopic("").Partition(&kgo.Record{Key: key}, n)) //nolint:gosec // Kafka counts partitions in 32 bits
+}

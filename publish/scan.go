@@ -25,6 +25,8 @@ type Scan struct {
 	Skipped func(topic string, partition int32, to int64)
 	// Progress, if set, is told now and then how many offsets are done.
 	Progress func(read, of int64)
+	// Enough, if set, is asked before each round of questions to the brokers; true ends the reading before the ends of the spans.
+	Enough func() bool
 }
 
 // Span is a range of a partition's offsets, End not included.
@@ -51,7 +53,7 @@ func (o *Options) Scan(ctx context.Context, s Scan) error {
 	for name := range topics {
 		names = append(names, name)
 	}
-	reading := scanner{client: client, each: s.Each, skipped: s.Skipped, progress: s.Progress, patience: scanPatience}
+	reading := scanner{client: client, each: s.Each, skipped: s.Skipped, progress: s.Progress, enough: s.Enough, patience: scanPatience}
 	if s.Committed {
 		reading.isolation = 1
 	}
@@ -102,6 +104,7 @@ type scanner struct {
 	marker    func(*kgo.Record) // gets the control records; nil: nobody
 	skipped   func(topic string, partition int32, to int64)
 	progress  func(read, of int64)
+	enough    func() bool                 // nil: never
 	lead      func(context.Context) error // finds the leaders anew; nil: an error ends the reading
 	patience  time.Duration
 
@@ -138,7 +141,7 @@ func (r *scanner) read(ctx context.Context, spans []*span) error {
 			said = time.Now()
 			r.progress(total-missing, total)
 		}
-		if missing == 0 {
+		if missing == 0 || (r.enough != nil && r.enough()) {
 			return nil
 		}
 		for leader, spans := range byLeader {

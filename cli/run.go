@@ -55,6 +55,9 @@ func run(ctx context.Context, c *config.Config, log zerolog.Logger, once bool) e
 	o := relayOptions(c, store, log.With().Str("component", "relay").Logger())
 	o.Once = once
 	o.Metrics = relay.NewMetrics(registry)
+	if c.HTTP.Listen != "" {
+		o.Kafka.Metrics = registry
+	}
 	r := relay.New(o)
 	r.RegisterGauges(registry)
 
@@ -65,7 +68,7 @@ func run(ctx context.Context, c *config.Config, log zerolog.Logger, once bool) e
 		defer desk.close()
 		server, err := admin.Listen(ctx, admin.Options{
 			Listen: c.HTTP.Listen, Token: string(c.HTTP.Token), Ready: r.Ready, Gatherer: registry,
-			Status: func() any { return r.Status() },
+			Status: func() any { return liveReport(c, r) },
 			Event:  func(ctx context.Context, id string) (any, error) { return eventOf(ctx, c, id) },
 			Parked: desk.list, Release: desk.release, Discard: desk.discard,
 			Log: log.With().Str("component", "admin").Logger(),

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"text/tabwriter"
 	"time"
@@ -18,81 +19,157 @@ import (
 	"github.com/tidemark/tidemark/wal"
 )
 
-// statusReport is what `tidemark status --json` prints.
+// statusReport is what `tidemark status --json` prints and /api/status answers. The relay answers from what it has seen
+// last (at), status from what it asks.
 type statusReport struct {
+	At           time.Time              `json:"at"` // when slot and end of the log were looked at
 	Slot         string                 `json:"slot"`
-	SlotState    string                 `json:"slot_state"` // missing, active, inactive, lost: REASON
+	SlotState    string                 `json:"slot_state"` // missing, active, inactive, lost: REASON; unknown, before the relay's first look
 	HeldByPID    int                    `json:"held_by_pid,omitempty"`
 	HeldBy       string                 `json:"held_by,omitempty"` // application, address and backend of who streams
 	Failover     bool                   `json:"failover"`          // the slot is synced to standbys
 	Standby      bool                   `json:"standby"`           // the source is a standby
-	Timeline     int32                  `json:"timeline"`          // of the source
+	Timeline     int32                  `json:"timeline"`          // of the source; from the relay, of what is stored
 	StoredLSN    string                 `json:"stored_lsn"`        // "" if nothing is stored
 	ConfirmedLSN string                 `json:"confirmed_lsn"`     // "" if there is no slot
-	CurrentLSN   string                 `json:"current_lsn"`
-	LagBytes     *int64                 `json:"lag_bytes"`    // from the stored LSN to the end of the log
-	RetainedWAL  *int64                 `json:"retained_wal"` // bytes of log that the slot keeps
+	CurrentLSN   string                 `json:"current_lsn"`       // the end of the log
+	LagBytes     *int64                 `json:"lag_bytes"`         // from the stored LSN to the end of the log
+	LagSeconds   *float64               `json:"lag_seconds"`       // see lag
+	RetainedWAL  *int64                 `json:"retained_wal"`      // bytes of log that the slot keeps
 	Checkpoint   *checkpoint.Checkpoint `json:"checkpoint"`
 	Relay        *relay.Status          `json:"relay"` // of the running process, if it answers on http.listen
 }
 
 func (a *app) statusCommand() *cobra.Command {
-	var asJSON bool
+	var asJSON, watch bool
+	var interval time.Duration
 	command := &cobra.Command{
-		Use:     "status",
-		Short:   "Say how far the relay is: stored and confirmed LSN, lag, slot",
-		Long:    `status asks Postgres about the slot, reads the stored checkpoint and, if a relay answers on http.listen, what it is doing.`,
-		Example: "  tidemark status\n  tidemark status --json",
+		Use:   "status",
+		Short: "Say how far the relay is: stored and confirmed LSN, lag, slot",
+		Long: `status asks Postgres about the slot, reads the stored checkpoint and, if a relay answers on http.listen, what it is doing.
+
+The lag in seconds is for how long the oldest of what is not stored yet has been committed, as the relay knows it. If none
+answers, and the log has gone on since the checkpoint was written, it is the time since then.
+
+--watch goes on until it is stopped: in place on a terminal, else with a line (or, with --json, an object) an interval. It
+goes on through errors, too, and says them.`,
+		Example: "  tidemark status\n  tidemark status --json\n  tidemark status --watch --interval 5s >> status.log",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if interval < 100*time.Millisecond {
+				return &usageError{fmt.Errorf("--interval %v: give at least 100ms", interval)}
+			}
+			if cmd.Flags().Changed("interval") && !watch {
+				return &usageError{errors.New("--interval goes with --watch (see tidemark status --help)")}
+			}
 			c, _, err := a.load()
 			if err != nil {
 				return err
 			}
-			report, err := newStatusReport(cmd.Context(), c)
+			asked := &asker{config: c}
+			defer asked.close()
+			if watch {
+				return a.watchStatus(cmd.Context(), asked, interval, asJSON)
+			}
+			report, err := asked.report(cmd.Context())
 			if err != nil {
 				return err
 			}
 			if asJSON {
 				return a.printJSON(report)
 			}
-			return a.printStatus(report)
+			return a.printStatus(a.stdout, report)
 		},
 	}
-	command.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	command.Flags().BoolVar(&asJSON, "json", false, "print one JSON object; with --watch, one a line")
+	command.Flags().BoolVarP(&watch, "watch", "w", false, "go on until stopped")
+	command.Flags().DurationVar(&interval, "interval", 2*time.Second, "how often, with --watch")
 	return command
 }
 
-func newStatusReport(ctx context.Context, c *config.Config) (*statusReport, error) {
-	conn, err := wal.Connect(ctx, sourceOptions(c))
+// asker makes one report after the other, over the same connections as long as they last.
+type asker struct {
+	config *config.Config
+	conn   *wal.Conn
+	store  store
+}
+
+func (q *asker) close() {
+	if q.conn != nil {
+		q.conn.Close()
+		q.conn = nil
+	}
+	if q.store != nil {
+		q.store.Close()
+		q.store = nil
+	}
+}
+
+// report asks Postgres, the checkpoint's store and the relay. After an error it connects anew.
+func (q *asker) report(ctx context.Context) (r *statusReport, err error) {
+	defer func() {
+		if err != nil {
+			q.close()
+		}
+	}()
+	if q.conn == nil {
+		q.conn, err = wal.Connect(ctx, sourceOptions(q.config))
+	} else {
+		err = q.conn.Refresh(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()
-	slot, err := conn.Slot(ctx)
+	slot, err := q.conn.Slot(ctx)
 	if err != nil {
 		return nil, err
 	}
-	store, err := checkpointStore(c)
+	if q.store == nil {
+		if q.store, err = checkpointStore(q.config); err != nil {
+			return nil, err
+		}
+	}
+	stored, err := q.store.Load(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer store.Close()
-	stored, err := store.Load(ctx)
-	if err != nil {
-		return nil, err
+	r = newStatusReport(q.config, slot, q.conn.System.Flushed, stored)
+	r.Standby, r.Timeline, r.Relay = q.conn.System.Standby, q.conn.System.Timeline, askRelay(ctx, q.config.HTTP.Listen)
+	r.LagSeconds = r.lag(time.Now())
+	return r, nil
+}
+
+// liveReport is the report of the process that runs the relay. It asks nobody.
+func liveReport(c *config.Config, live *relay.Relay) *statusReport {
+	status, sight := live.Status(), live.Sight()
+	var slot *wal.Slot
+	var end pglogrepl.LSN
+	if sight.Slot != nil {
+		slot, end = sight.Slot.Slot, sight.Slot.End
 	}
-	end := conn.System.Flushed
-	r := &statusReport{
-		Slot: c.Source.Slot, SlotState: "missing", Standby: conn.System.Standby, Timeline: conn.System.Timeline,
-		CurrentLSN: end.String(), Checkpoint: stored, Relay: askRelay(ctx, c.HTTP.Listen),
+	r := newStatusReport(c, slot, end, sight.Checkpoint)
+	r.Relay, r.At = &status, sight.At
+	if sight.Slot == nil {
+		r.At, r.SlotState, r.CurrentLSN, r.LagBytes, r.RetainedWAL = time.Now(), "unknown", "", nil, nil
+	} else {
+		r.Standby = sight.Slot.Standby
 	}
+	r.At = r.At.UTC()
+	if sight.Checkpoint != nil {
+		r.Timeline = sight.Checkpoint.Timeline
+	}
+	r.LagSeconds = r.lag(time.Now())
+	return r
+}
+
+func newStatusReport(c *config.Config, slot *wal.Slot, end pglogrepl.LSN, stored *checkpoint.Checkpoint) *statusReport {
+	r := &statusReport{At: time.Now().UTC(), Slot: c.Source.Slot, SlotState: "missing", CurrentLSN: end.String(), Checkpoint: stored}
 	if stored != nil {
 		r.StoredLSN = stored.LSN.String()
 		r.LagBytes = distance(pglogrepl.LSN(stored.LSN), end)
 	}
 	if slot == nil {
-		return r, nil
+		return r
 	}
 	r.ConfirmedLSN, r.HeldByPID, r.HeldBy, r.Failover = slot.ConfirmedFlushLSN, slot.ActivePID, slot.Holder(), slot.Failover
 	reason, lost := slot.Lost()
@@ -107,7 +184,23 @@ func newStatusReport(ctx context.Context, c *config.Config) (*statusReport, erro
 	if restart, err := checkpoint.ParseLSN(slot.RestartLSN); err == nil {
 		r.RetainedWAL = distance(restart, end)
 	}
-	return r, nil
+	return r
+}
+
+// lag returns what the relay says. If none does, it is 0 where everything is stored, and else the time since the checkpoint
+// was written: what a relay had not read by then is older. Nil: nothing is stored.
+func (r *statusReport) lag(now time.Time) *float64 {
+	if r.Relay != nil && r.Relay.LagSeconds != nil {
+		return r.Relay.LagSeconds
+	}
+	if r.Checkpoint == nil || r.LagBytes == nil {
+		return nil
+	}
+	seconds := 0.0
+	if *r.LagBytes > 0 {
+		seconds = max(now.Sub(r.Checkpoint.WrittenAt).Seconds(), 0)
+	}
+	return &seconds
 }
 
 func distance(from, to pglogrepl.LSN) *int64 {
@@ -131,15 +224,15 @@ func askRelay(ctx context.Context, listen string) *relay.Status {
 		return nil
 	}
 	defer func() { _ = response.Body.Close() }() // read to its end or given up
-	var s relay.Status
-	if response.StatusCode != http.StatusOK || json.NewDecoder(http.MaxBytesReader(nil, response.Body, 1<<20)).Decode(&s) != nil {
+	var s statusReport
+	if response.StatusCode != http.StatusOK || json.NewDecoder(http.MaxBytesReader(nil, response.Body, 16<<20)).Decode(&s) != nil {
 		return nil
 	}
-	return &s
+	return s.Relay
 }
 
-func (a *app) printStatus(r *statusReport) error {
-	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+func (a *app) printStatus(out io.Writer, r *statusReport) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	line := func(name, value string) { _, _ = fmt.Fprintf(w, "%s\t%s\n", name, value) } // Flush returns the error
 	held := ""
 	if r.HeldBy != "" {
@@ -157,8 +250,8 @@ func (a *app) printStatus(r *statusReport) error {
 	line("stored", orNone(r.StoredLSN))
 	line("confirmed", orNone(r.ConfirmedLSN))
 	line("end of log", r.CurrentLSN)
-	line("lag", bytesText(r.LagBytes))
-	line("retained log", bytesText(r.RetainedWAL))
+	line("lag", r.lagText())
+	line("retained log", bytesText(r.RetainedWAL)+r.budgetText())
 	if r.Checkpoint != nil {
 		if r.Checkpoint.State == checkpoint.Moved {
 			line("checkpoint", "moved to "+r.Checkpoint.MovedTo)
@@ -167,13 +260,45 @@ func (a *app) printStatus(r *statusReport) error {
 	}
 	if r.Relay == nil {
 		line("relay", "none answers on http.listen")
-	} else {
-		line("relay", fmt.Sprintf("%s since %s, %d events in flight", r.Relay.State, r.Relay.Since.Format(time.RFC3339), r.Relay.InFlightEvents))
-		if r.Relay.LastError != "" {
-			line("last error", r.Relay.LastError)
+		return w.Flush()
+	}
+	s := r.Relay
+	line("relay", fmt.Sprintf("%s since %s", s.State, s.Since.Format(time.RFC3339)))
+	line("rate", fmt.Sprintf("%.0f events/s", s.Rate))
+	line("in flight", fmt.Sprintf("%s, %s", counted(s.InFlightEvents), bytesText(&s.InFlightBytes)))
+	line("oldest unacknowledged", secondsText(s.OldestUnacked))
+	line("parked", counted(s.Parked))
+	if s.LastError != "" {
+		when := ""
+		if s.LastErrorAt != nil {
+			when = " (" + ageText(*s.LastErrorAt) + " ago)"
 		}
+		line("last error", oneLine(s.LastError, -1)+when)
 	}
 	return w.Flush()
+}
+
+func (r *statusReport) lagText() string {
+	if r.LagSeconds == nil {
+		return bytesText(r.LagBytes)
+	}
+	return bytesText(r.LagBytes) + ", " + secondsText(*r.LagSeconds)
+}
+
+func (r *statusReport) budgetText() string {
+	if r.Relay == nil || r.Relay.WALBudget == 0 || r.RetainedWAL == nil {
+		return ""
+	}
+	return fmt.Sprintf(", %d %% of source.wal_budget", *r.RetainedWAL*100/r.Relay.WALBudget)
+}
+
+// secondsText is a duration as a person says it.
+func secondsText(seconds float64) string {
+	d := time.Duration(seconds * float64(time.Second))
+	if d >= 10*time.Second {
+		return d.Round(time.Second).String()
+	}
+	return fmt.Sprintf("%.1fs", d.Seconds())
 }
 
 func orNone(s string) string {

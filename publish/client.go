@@ -14,11 +14,13 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl"
 	"github.com/twmb/franz-go/pkg/sasl/oauth"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
+	"github.com/twmb/franz-go/plugin/kprom"
 )
 
 // Options say where the events go.
@@ -33,6 +35,9 @@ type Options struct {
 	// this id only the youngest can.
 	TransactionalID string
 	EndGrace        time.Duration // how long the end of a transaction may go on that is not wanted any more
+	// Metrics gets the client's own metrics, tidemark_kafka_…, while a publisher is open; nil: nobody does. There may be one
+	// publisher a registry at a time.
+	Metrics prometheus.Registerer
 }
 
 // TLS says how brokers are spoken to. The files are PEM.
@@ -113,6 +118,17 @@ func (o *Options) producer(partitioner kgo.Partitioner) ([]kgo.Opt, error) {
 	}
 	extra, err := settings(o.Settings)
 	return append(opts, extra...), err
+}
+
+// metrics returns what keeps the client's metrics: counted a request and a batch, never a record, and without a topic in
+// the labels, of which there may be thousands.
+func (o *Options) metrics() []kgo.Opt {
+	if o.Metrics == nil {
+		return nil
+	}
+	return []kgo.Opt{kgo.WithHooks(kprom.NewMetrics("tidemark", kprom.Subsystem("kafka"), kprom.Registerer(o.Metrics),
+		kprom.FetchAndProduceDetail(kprom.ByNode, kprom.Batches, kprom.Records, kprom.CompressedBytes, kprom.UncompressedBytes, kprom.ConsistentNaming),
+		kprom.Histograms(kprom.RequestDurationE2E)))}
 }
 
 // defaultTransactionTimeout is also Java's.

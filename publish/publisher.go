@@ -94,7 +94,7 @@ func Open(o Options, acked func(*Delivery, error)) (*Publisher, error) {
 	p := &Publisher{options: o, partitioner: partitioner, topics: map[string]*topic{}}
 	p.transaction.used = o.TransactionalID != ""
 	p.ctx, p.cancel = context.WithCancel(context.Background()) //nolint:forbidigo // records live as long as the publisher
-	opts := slices.Concat(shared, producing)
+	opts := slices.Concat(shared, producing, o.metrics())
 	opts = append(opts, kgo.WithHooks(&p.health), kgo.ProducerBatchMaxBytesFn(p.maxBatchBytes), kgo.WithLogger(failureWatch{p}))
 	p.client, err = kgo.NewClient(opts...)
 	if err != nil {
@@ -302,6 +302,9 @@ func (h *health) silence(now time.Time) (time.Duration, error) {
 	return now.Sub(h.since), h.last
 }
 
+// OtherReason is Reason's word for what is no error of Kafka's.
+const OtherReason = "client"
+
 // Reason names err for a metric: Kafka's own name of the error, or one of a few words.
 func Reason(err error) string {
 	var kafka *kerr.Error
@@ -311,6 +314,6 @@ func Reason(err error) string {
 	case errors.Is(err, context.Canceled), errors.Is(err, kgo.ErrClientClosed):
 		return "stopped"
 	default:
-		return "client"
+		return OtherReason
 	}
 }

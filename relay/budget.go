@@ -14,23 +14,32 @@ func (r *Relay) watchSlot(ctx context.Context) {
 	b := budget{bytes: r.WALBudget}
 	r.status.update(func(s *Status) { s.WALBudget = r.WALBudget })
 	trouble := newOutage(r.Log, "how much log the slot holds back cannot be looked up")
+	var last time.Time
+	var state State
 	look := func() {
+		at := time.Now()
+		if now := r.Status().State; now != state {
+			state = now // what was seen before is of no use any more
+		} else if at.Sub(last) < r.SlotEvery {
+			return
+		}
+		last = at
 		seen, err := wal.LookAtRetention(ctx, r.Source)
 		switch {
 		case err == nil:
 			trouble.healed()
-			r.account(&b, seen)
+			r.account(&b, seen, at)
 		case r.Status().State == Streaming:
 			_ = trouble.wait(ctx, err) // it is ctx's
 		default: // whoever connects says what is wrong
 		}
 	}
 	look()
-	every(ctx, r.SlotEvery, look)
+	every(ctx, min(r.SlotEvery, time.Second), look)
 }
 
-// account notes what was seen, and says when that is more, or no longer more, than a share of the budget.
-func (r *Relay) account(b *budget, seen *wal.Retention) {
+// account notes what was seen in a look that was begun at that time, and says when that is more, or no longer more, than a share of the budget.
+func (r *Relay) account(b *budget, seen *wal.Retention, at time.Time) {
 	r.sayKeep(b, seen)
 	before := b.level
 	b.take(seen.RetainedBytes)
@@ -49,10 +58,7 @@ func (r *Relay) account(b *budget, seen *wal.Retention) {
 		over = fmt.Errorf("slot %s holds back %s of log, and source.wal_budget is %s: %s: %s",
 			r.Source.Slot, wal.Bytes(seen.RetainedBytes), wal.Bytes(b.bytes), why, wayOut)
 	}
-	r.status.update(func(s *Status) {
-		s.RetainedWAL, s.SlotLag, s.SlotActive = seen.RetainedBytes, seen.LagBytes, seen.Slot != nil && seen.Slot.Active
-		s.overBudget = over
-	})
+	r.status.saw(seen, at, over)
 }
 
 // sayKeep says, once, that the server gives the slot up before the budget is spent.

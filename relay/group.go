@@ -228,7 +228,7 @@ func (p *path) commitAt(ctx context.Context, mark checkpoint.Mark, check func() 
 		return err
 	}
 	p.store.cutAt(pglogrepl.LSN(p.handedCommit.Load()), p.pub.Ends())
-	p.status.stored(p.store.confirmable())
+	p.status.stored(p.store.current())
 	p.group.ended, p.group.behind, p.group.events = time.Now(), false, 0
 	return nil
 }

@@ -16,6 +16,8 @@ type Metrics struct {
 	publishErrors   *prometheus.CounterVec
 	reconnects      *prometheus.CounterVec
 	suppressed      prometheus.Counter
+	missing         prometheus.Gauge
+	pruned          prometheus.Counter
 	deadLettered    prometheus.Counter
 	commitToAck     prometheus.Histogram
 
@@ -48,13 +50,19 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		deadLettered: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tidemark_dead_lettered_total", Help: "Events that went to the dead letter topic.",
 		}),
+		missing: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "tidemark_reconcile_missing_events", Help: "Rows of the outbox tables that Kafka lacks, as the last run of reconcile.interval found.",
+		}),
+		pruned: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "tidemark_pruned_rows_total", Help: "Rows that were deleted from the outbox tables because they are surely in Kafka, partitions that were dropped included.",
+		}),
 		commitToAck: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "tidemark_commit_to_ack_seconds", Help: "Time from the commit in Postgres to the acknowledgement by Kafka.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 20), // half a millisecond to four minutes
 		}),
 		perTopic: map[route]counters{},
 	}
-	registry.MustRegister(m.eventsPublished, m.bytesPublished, m.publishErrors, m.reconnects, m.suppressed, m.deadLettered, m.commitToAck)
+	registry.MustRegister(m.eventsPublished, m.bytesPublished, m.publishErrors, m.reconnects, m.suppressed, m.deadLettered, m.missing, m.pruned, m.commitToAck)
 	for _, side := range []string{"source", "kafka"} {
 		m.reconnects.WithLabelValues(side)
 	}
@@ -71,24 +79,38 @@ func (r *Relay) RegisterGauges(registry prometheus.Registerer) {
 	gauge("tidemark_confirmed_lsn", "The stored LSN, which is what Postgres is told, as a number of bytes.", func(s Status) float64 { return float64(s.Stored) })
 	gauge("tidemark_oldest_unacked_seconds", "Time since the last acknowledgement, while any is due.", func(s Status) float64 { return s.OldestUnacked })
 	gauge("tidemark_parked_events", "Events in the table of parked ones.", func(s Status) float64 { return float64(s.Parked) })
-	gauge("tidemark_leader", "1 while this process streams from the slot.", func(s Status) float64 {
-		if s.State == Streaming {
-			return 1
-		}
-		return 0
-	})
+	gauge("tidemark_slot_retained_wal_bytes", "Log that the slot holds back.", func(s Status) float64 { return float64(s.RetainedWAL) })
+	gauge("tidemark_slot_wal_budget_bytes", "source.wal_budget; 0 is none.", func(s Status) float64 { return float64(s.WALBudget) })
+	gauge("tidemark_slot_lag_bytes", "Log from what is confirmed to its end.", func(s Status) float64 { return float64(s.SlotLag) })
+	gauge("tidemark_slot_active", "1 while somebody streams from the slot.", func(s Status) float64 { return oneIf(s.SlotActive) })
+	gauge("tidemark_leader", "1 while this process streams from the slot.", func(s Status) float64 { return oneIf(s.State == Streaming) })
 }
 
-func (m *Metrics) published(ev *decode.Event) {
+func oneIf(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
+}
+
+func (m *Metrics) published(ev *decode.Event, now time.Time) {
 	c, ok := m.perTopic[route{ev.Table, ev.Topic}]
 	if !ok {
 		c = counters{m.eventsPublished.WithLabelValues(ev.Table, ev.Topic), m.bytesPublished.WithLabelValues(ev.Topic)}
 		m.perTopic[route{ev.Table, ev.Topic}] = c
+		m.publishErrors.WithLabelValues(ev.Topic, publish.OtherReason) // a series that is not there does not increase
 	}
 	c.events.Inc()
 	c.bytes.Add(float64(len(ev.Key) + len(ev.Value)))
-	m.commitToAck.Observe(time.Since(ev.CommitTime).Seconds())
+	m.commitToAck.Observe(now.Sub(ev.CommitTime).Seconds())
 }
+
+// Missing notes how many events the last comparison of the tables with the topics found to be missing. Any goroutine may
+// call it.
+func (m *Metrics) Missing(events int) { m.missing.Set(float64(events)) }
+
+// Pruned counts rows that were deleted from the outbox tables. Any goroutine may call it.
+func (m *Metrics) Pruned(rows int64) { m.pruned.Add(float64(rows)) }
 
 func (m *Metrics) failed(topic string, err error) {
 	m.publishErrors.WithLabelValues(topic, publish.Reason(err)).Inc()

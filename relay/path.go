@@ -54,6 +54,7 @@ type path struct {
 	verdict error       // on it; written before it leaves the account of flying, read after
 
 	handedCommit atomic.Uint64 // the commit LSN of handed, for keepCheckpoint
+	handedAt     atomic.Int64  // when that was committed, for the lag; Unix time in nanoseconds, 0 before the first
 	cutLanded    int64         // keepCheckpoint's: how many events had landed at the last cut
 }
 
@@ -242,7 +243,9 @@ func (p *path) handOver() error {
 	}
 	batch := p.burst
 	p.group.events += len(batch)
-	p.handedCommit.Store(uint64(batch[len(batch)-1].Event.Position.Commit)) // before they leave, see save
+	last := &batch[len(batch)-1].Event
+	p.handedCommit.Store(uint64(last.Position.Commit)) // before they leave, see save
+	p.handedAt.Store(last.CommitTime.UnixNano())
 	p.burst = p.burst[len(p.burst):len(p.burst):cap(p.burst)]
 	// When it is done: if the hand-over itself took longer than the interval, as with many new topics, the next burst would
 	// be due with its first event, and be as slow.
@@ -423,7 +426,9 @@ func (p *path) acked(d *publish.Delivery, err error) {
 	bytes, slab := ev.Bytes(), slabOf(d)
 	switch {
 	case err == nil:
-		p.Metrics.published(ev)
+		now := time.Now()
+		p.Metrics.published(ev, now)
+		p.recent.offer(d, now)
 		if ev.Topic == p.DeadLetterTopic {
 			p.Metrics.deadLettered.Inc()
 		}

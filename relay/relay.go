@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pglogrepl"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
 	"github.com/tidemark/tidemark/checkpoint"
@@ -45,7 +46,7 @@ type Options struct {
 	Once             bool   // end when everything committed before the start is in Kafka
 
 	Log     zerolog.Logger
-	Metrics *Metrics
+	Metrics *Metrics // nil: kept for nobody
 }
 
 // Store keeps the checkpoint durably.
@@ -62,6 +63,8 @@ type Store interface {
 type Relay struct {
 	Options
 	status      statusBoard
+	recent      recent
+	history     history
 	doubt       doubt         // survives the term that raised it
 	solo        pglogrepl.LSN // likewise: transactions that commit up to here are published one a group
 	refused     map[refusal]error
@@ -75,6 +78,9 @@ func New(o Options) *Relay {
 	o.MaxBehind = cmp.Or(o.MaxBehind, maxBehind)
 	o.PublicationEvery = cmp.Or(o.PublicationEvery, lookEvery)
 	o.SlotEvery = cmp.Or(o.SlotEvery, lookEvery)
+	if o.Metrics == nil { // nobody looks at them
+		o.Metrics = NewMetrics(prometheus.NewRegistry())
+	}
 	return &Relay{Options: o, setAsideLog: o.Log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Minute})}
 }
 
@@ -85,6 +91,7 @@ func (r *Relay) Run(ctx context.Context) error {
 	watching, stop := context.WithCancel(ctx)
 	var watch sync.WaitGroup
 	watch.Go(func() { r.watchSlot(watching) })
+	watch.Go(func() { r.keepHistory(watching) })
 	defer watch.Wait()
 	defer stop()
 	trouble := newOutage(r.Log, "cannot go on, trying again from the checkpoint")

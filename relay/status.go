@@ -42,6 +42,11 @@ type Status struct {
 	LastError      string         `json:"last_error,omitempty"`
 	LastErrorAt    *time.Time     `json:"last_error_at,omitempty"`
 
+	// LagSeconds is for how long the oldest of what is not stored yet has been committed, or is known to be in the log; 0 if
+	// all is stored, null if that is not for this process to know: before it streams, and as a hot standby.
+	LagSeconds *float64 `json:"lag_seconds"`
+	Rate       float64  `json:"events_per_second"` // that Kafka has acknowledged, over the last second
+
 	kafkaSilent     bool
 	checkpointError error
 	overBudget      error // why the slot holds back more log than source.wal_budget allows; nil if it does not
@@ -49,9 +54,29 @@ type Status struct {
 
 // statusBoard is where the parts of a relay write down what they do, for others to read.
 type statusBoard struct {
-	mu     sync.Mutex
-	s      Status
-	flying *flying
+	mu         sync.Mutex
+	s          Status
+	flying     *flying
+	timeline   int32
+	marks      marks                  // what is not stored yet
+	checkpoint *checkpoint.Checkpoint // as it was stored last, nil before a term has begun
+	seen       *wal.Retention         // the last look at the slot, nil before the first
+	seenAt     time.Time
+}
+
+// Sight is what a relay has seen of the source and stored, without asking anybody. Nobody writes to what it points to.
+type Sight struct {
+	Slot       *wal.Retention         // as the slot was looked at last, nil before the first look
+	At         time.Time              // when that was
+	Checkpoint *checkpoint.Checkpoint // as this process has stored it last, nil before it had the slot
+}
+
+// Sight returns what the relay has seen last. Any goroutine may call it.
+func (r *Relay) Sight() Sight {
+	b := &r.status
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return Sight{b.seen, b.seenAt, b.checkpoint}
 }
 
 // Status returns what the relay is doing now. Any goroutine may call it.
@@ -65,6 +90,10 @@ func (r *Relay) Status() Status {
 	}
 	if b.flying != nil {
 		s.InFlightEvents, s.InFlightBytes = b.flying.events.Load(), b.flying.bytes.Load()
+	}
+	if s.State != Standby && b.checkpoint != nil {
+		lag := b.marks.lag(time.Now()).Seconds()
+		s.LagSeconds = &lag
 	}
 	return s
 }
@@ -110,7 +139,10 @@ func (s *Status) note(err error) {
 func (b *statusBoard) begin(p *path) {
 	b.update(func(s *Status) {
 		b.flying = p.flying
-		s.Stored = checkpoint.LSN(p.store.confirmable())
+		if b.timeline != p.line { // what was noted is of another log
+			b.timeline, b.marks = p.line, nil
+		}
+		b.keep(p.store.current())
 		s.enter(ExistingRows)
 	})
 }
@@ -118,6 +150,7 @@ func (b *statusBoard) begin(p *path) {
 func (b *statusBoard) standby(slot *wal.Slot) {
 	b.update(func(s *Status) {
 		s.enter(Standby)
+		b.marks = nil // another process stores
 		s.HeldByPID, s.HeldBy = slot.ActivePID, slot.Holder()
 	})
 }
@@ -132,8 +165,32 @@ func (b *statusBoard) interrupt(err error) {
 
 func (b *statusBoard) fail(err error) { b.update(func(s *Status) { s.note(err) }) }
 
-func (b *statusBoard) stored(lsn pglogrepl.LSN) {
-	b.update(func(s *Status) { s.Stored = checkpoint.LSN(lsn) })
+func (b *statusBoard) stored(c checkpoint.Checkpoint) { b.update(func(*Status) { b.keep(c) }) }
+
+func (b *statusBoard) keep(c checkpoint.Checkpoint) {
+	b.checkpoint, b.s.Stored = &c, c.LSN
+	b.marks.passed(pglogrepl.LSN(c.LSN))
+}
+
+// handed notes that a transaction was committed at that LSN and time.
+func (b *statusBoard) handed(commit pglogrepl.LSN, at time.Time) {
+	b.update(func(s *Status) {
+		if end := commit + 1; end > pglogrepl.LSN(s.Stored) {
+			b.marks.note(end, at)
+		}
+	})
+}
+
+// saw notes a look at the slot that was begun at that time.
+func (b *statusBoard) saw(seen *wal.Retention, at time.Time, overBudget error) {
+	b.update(func(s *Status) {
+		b.seen, b.seenAt = seen, at
+		s.RetainedWAL, s.SlotLag, s.SlotActive = seen.RetainedBytes, seen.LagBytes, seen.Slot != nil && seen.Slot.Active
+		s.overBudget = overBudget
+		if s.State != Standby && seen.End > pglogrepl.LSN(s.Stored) {
+			b.marks.note(seen.End, at)
+		}
+	})
 }
 
 func (b *statusBoard) checkpointFailed(err error) {

@@ -272,7 +272,7 @@ func (p *path) save(ctx context.Context, all bool) error {
 	if err := p.store.advance(ctx, mark, timeline); err != nil {
 		return err
 	}
-	p.status.stored(p.store.confirmable())
+	p.status.stored(p.store.current())
 	p.flying.wake()
 	return nil
 }

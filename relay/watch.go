@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/jackc/pglogrepl"
 )
 
 const (
@@ -20,6 +22,7 @@ func (p *path) watch(ctx context.Context) {
 	every(ctx, watchEvery, func() {
 		w.brokers(ctx)
 		w.progress(ctx)
+		w.lag()
 	})
 }
 
@@ -41,6 +44,7 @@ type watcher struct {
 	*path
 	silentSince, silentSaid time.Time
 
+	noted                     uint64 // the commit LSN whose time is on the status board
 	landed                    int64
 	progressed, stallLookedAt time.Time
 }
@@ -72,6 +76,15 @@ func (w *watcher) brokers(ctx context.Context) {
 		w.silentSaid = now
 		w.Log.Warn().Err(err).Strs("brokers", w.Kafka.Brokers).Dur("silent", silent).Int64("inflight", w.flying.events.Load()).
 			Msg("no Kafka broker answers: events wait (check kafka.brokers, and that the brokers are up)")
+	}
+}
+
+// lag notes how old what was handed over last is, unless that was noted before.
+func (w *watcher) lag() {
+	commit, at := w.handedCommit.Load(), w.handedAt.Load() // perhaps of two bursts, which are as old as each other
+	if at != 0 && commit != w.noted {
+		w.noted = commit
+		w.status.handed(pglogrepl.LSN(commit), time.Unix(0, at))
 	}
 }
 

@@ -28,6 +28,7 @@ func (b Bytes) String() string {
 // Retention is how much log the slot holds back.
 type Retention struct {
 	Slot          *Slot // nil if there is none
+	Standby       bool  // the server is one
 	End           pglogrepl.LSN
 	RetainedBytes int64 // from the slot's restart_lsn to the end of the log: what the server has to keep
 	LagBytes      int64 // from what is confirmed to the end
@@ -48,12 +49,12 @@ func LookAtRetention(ctx context.Context, o Options) (*Retention, error) {
 	var slot []byte
 	var end string
 	// max_slot_wal_keep_size is counted in MB.
-	err = conn.QueryRow(ctx, `select s.slot, l.at::text, coalesce(greatest(l.at - s.restart_lsn, 0), 0)::bigint,
+	err = conn.QueryRow(ctx, `select s.slot, pg_is_in_recovery(), l.at::text, coalesce(greatest(l.at - s.restart_lsn, 0), 0)::bigint,
 			coalesce(greatest(l.at - s.confirmed_flush_lsn, 0), 0)::bigint,
 			coalesce((select case when setting::bigint < 0 then -1 else setting::bigint << 20 end from pg_settings where name = 'max_slot_wal_keep_size'), -1)
 		from (select case when pg_is_in_recovery() then greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) else pg_current_wal_lsn() end) l(at)
 		left join (select to_jsonb(s) || `+holderSQL+` as slot, restart_lsn, confirmed_flush_lsn from pg_replication_slots s where slot_name = $1) s on true`,
-		o.Slot).Scan(&slot, &end, &r.RetainedBytes, &r.LagBytes, &r.KeepBytes)
+		o.Slot).Scan(&slot, &r.Standby, &end, &r.RetainedBytes, &r.LagBytes, &r.KeepBytes)
 	if err == nil && slot != nil {
 		err = json.Unmarshal(slot, &r.Slot)
 	}

@@ -1,0 +1,178 @@
+package relay
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+)
+
+// Point is one second of a relay's work, as it was looked at when that second was over.
+type Point struct {
+	At            time.Time `json:"at"`
+	Rate          float64   `json:"rate"`               // events a second that Kafka has acknowledged
+	P50           *float64  `json:"p50_seconds"`        // from commit to acknowledgement, of the events of that second; null: there were none
+	P99           *float64  `json:"p99_seconds"`        // both as exact as the buckets of tidemark_commit_to_ack_seconds
+	LagSeconds    *float64  `json:"lag_seconds"`        // as in Status
+	LagBytes      int64     `json:"lag_bytes"`          // likewise
+	RetainedWAL   int64     `json:"retained_wal_bytes"` // likewise
+	InFlightBytes int64     `json:"inflight_bytes"`
+}
+
+const (
+	pointEvery = time.Second
+	points     = 600 // ten minutes
+)
+
+// history is the last points, oldest first.
+type history struct {
+	mu   sync.Mutex
+	list []Point
+}
+
+// History returns the points since then, oldest first, at most ten minutes of them. Any goroutine may call it.
+func (r *Relay) History(since time.Time) []Point {
+	r.history.mu.Lock()
+	defer r.history.mu.Unlock()
+	from := slices.IndexFunc(r.history.list, func(p Point) bool { return p.At.After(since) })
+	if from < 0 {
+		return []Point{}
+	}
+	return slices.Clone(r.history.list[from:])
+}
+
+// keepHistory adds a point a second, until ctx is done.
+func (r *Relay) keepHistory(ctx context.Context) {
+	before := r.Metrics.latencies()
+	ticker := time.NewTicker(pointEvery)
+	defer ticker.Stop()
+	last := time.Now()
+	for {
+		var now time.Time
+		select {
+		case <-ctx.Done():
+			return
+		case now = <-ticker.C:
+		}
+		after := r.Metrics.latencies()
+		p := Point{At: now.UTC(), P50: after.quantile(before, 0.5), P99: after.quantile(before, 0.99)}
+		if seconds := now.Sub(last).Seconds(); seconds > 0 {
+			p.Rate = float64(after.count-before.count) / seconds
+		}
+		before, last = after, now
+		r.status.update(func(s *Status) { s.Rate = p.Rate })
+		s := r.Status()
+		p.LagSeconds, p.LagBytes, p.RetainedWAL, p.InFlightBytes = s.LagSeconds, s.SlotLag, s.RetainedWAL, s.InFlightBytes
+		r.history.add(p)
+	}
+}
+
+func (h *history) add(p Point) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.list) == points {
+		copy(h.list, h.list[1:])
+		h.list = h.list[:points-1]
+	}
+	h.list = append(h.list, p)
+}
+
+// latencies is tidemark_commit_to_ack_seconds at some moment.
+type latencies struct {
+	count  uint64
+	limits []float64 // upper, in seconds, ascending
+	upTo   []uint64  // how many events are below each
+}
+
+func (m *Metrics) latencies() latencies {
+	var metric dto.Metric
+	if err := m.commitToAck.Write(&metric); err != nil { // never: it is a histogram
+		return latencies{}
+	}
+	l := latencies{count: metric.GetHistogram().GetSampleCount()}
+	for _, b := range metric.GetHistogram().GetBucket() {
+		l.limits = append(l.limits, b.GetUpperBound())
+		l.upTo = append(l.upTo, b.GetCumulativeCount())
+	}
+	return l
+}
+
+// quantile returns the latency that a share q of the events since before was below, taken as even inside a bucket; nil if
+// there were none.
+func (l latencies) quantile(before latencies, q float64) *float64 {
+	total := l.count - before.count
+	if total == 0 || len(l.upTo) != len(before.upTo) {
+		return nil
+	}
+	rank, lower, below := q*float64(total), 0.0, 0.0
+	for i, limit := range l.limits {
+		upTo := float64(l.upTo[i] - before.upTo[i])
+		if upTo >= rank {
+			share := 1.0
+			if upTo > below {
+				share = (rank - below) / (upTo - below)
+			}
+			out := lower + (limit-lower)*share
+			return &out
+		}
+		lower, below = limit, upTo
+	}
+	out := lower // beyond the last limit: at least that
+	return &out
+}
+
+// TopicCount is how much has gone to a topic since the process was started.
+type TopicCount struct {
+	Topic  string `json:"topic"`
+	Events uint64 `json:"events"`
+	Bytes  uint64 `json:"bytes"` // of keys and values
+}
+
+// Topics returns those with the most events first, at most so many, and how many topics there are. Any goroutine may call it.
+func (m *Metrics) Topics(most int) (list []TopicCount, of int) {
+	byName := map[string]*TopicCount{}
+	collect(m.eventsPublished, func(topic string, n float64) {
+		if byName[topic] == nil {
+			byName[topic] = &TopicCount{Topic: topic}
+		}
+		byName[topic].Events += uint64(n)
+	})
+	collect(m.bytesPublished, func(topic string, n float64) {
+		if t := byName[topic]; t != nil {
+			t.Bytes = uint64(n)
+		}
+	})
+	list = make([]TopicCount, 0, len(byName))
+	for _, t := range byName {
+		list = append(list, *t)
+	}
+	slices.SortFunc(list, func(a, b TopicCount) int {
+		return cmp.Or(cmp.Compare(b.Events, a.Events), strings.Compare(a.Topic, b.Topic))
+	})
+	return list[:min(most, len(list))], len(list)
+}
+
+// collect calls each with the label topic and the value of every counter.
+func collect(counters *prometheus.CounterVec, each func(topic string, value float64)) {
+	collected := make(chan prometheus.Metric)
+	go func() { // ends when all are read, which is below
+		defer close(collected)
+		counters.Collect(collected)
+	}()
+	for metric := range collected {
+		var out dto.Metric
+		if err := metric.Write(&out); err != nil { // never: they are counters
+			continue
+		}
+		for _, label := range out.GetLabel() {
+			if label.GetName() == "topic" {
+				each(label.GetValue(), out.GetCounter().GetValue())
+			}
+		}
+	}
+}

@@ -181,6 +181,9 @@ type permanentError struct {
 func (p *permanentError) Error() string { return p.err.Error() + ": " + p.hint }
 func (p *permanentError) Unwrap() error { return p.err }
 
+// Hint is what to do about it, the end of its text.
+func (p *permanentError) Hint() string { return p.hint }
+
 // IsPermanent reports whether err is one that trying again will not mend: a person has to act, as its text says.
 func IsPermanent(err error) bool {
 	_, ok := errors.AsType[*permanentError](err)

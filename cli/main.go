@@ -39,7 +39,7 @@ func Main(ctx context.Context, defaults []byte, args []string, stdout, stderr io
 	}
 	text := err.Error()
 	if !config.IsInvalid(err) { // which promises a line a problem; everything else is one line
-		text = strings.ReplaceAll(strings.TrimSpace(text), "\n", "; ")
+		text = strings.NewReplacer(":\n\t", ": ", "\n\t", "; ", "\n", "; ").Replace(strings.TrimSpace(text))
 	}
 	_, _ = fmt.Fprintf(stderr, "tidemark: %s\n", text) // if not even this can be written, there is the status
 	return exitStatus(err)

@@ -37,6 +37,7 @@ row to Kafka: in order for each key, and confirmed to Postgres only when Kafka h
 		a.runCommand(),
 		a.demoCommand(),
 		a.initCommand(),
+		a.doctorCommand(),
 		a.statusCommand(),
 		a.checkpointCommand(),
 		a.parkedCommand(),

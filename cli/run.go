@@ -71,7 +71,8 @@ func run(ctx context.Context, c *config.Config, log zerolog.Logger, once bool) e
 			Status: func() any { return liveReport(c, r) },
 			Event:  func(ctx context.Context, id string) (any, error) { return eventOf(ctx, c, id) },
 			Parked: desk.list, Release: desk.release, Discard: desk.discard,
-			Log: log.With().Str("component", "admin").Logger(),
+			Doctor: doctorFor(c),
+			Log:    log.With().Str("component", "admin").Logger(),
 		})
 		if err != nil {
 			return err

@@ -138,8 +138,28 @@ func (r *resolver) missingError(table string) error {
 	if len(missing) > 1 {
 		is = "are"
 	}
-	return fmt.Errorf("%s %s not in table %s; it has: %s",
-		strings.Join(missing, ", "), is, table, strings.Join(has, ", "))
+	names := make([]string, len(r.missing))
+	for i, m := range r.missing {
+		names[i] = m.name
+	}
+	return &missingColumnsError{names, fmt.Sprintf("%s %s not in table %s; it has: %s",
+		strings.Join(missing, ", "), is, table, strings.Join(has, ", "))}
+}
+
+// missingColumnsError says that a table lacks columns that its configuration maps.
+type missingColumnsError struct {
+	names []string
+	text  string
+}
+
+func (e *missingColumnsError) Error() string { return e.text }
+
+// MissingColumns returns the columns that a table lacks according to err; nil if that is not what err says.
+func MissingColumns(err error) []string {
+	if e, ok := errors.AsType[*missingColumnsError](err); ok {
+		return e.names
+	}
+	return nil
 }
 
 // place says where a text goes, which decides the form of a column in it.

@@ -34,6 +34,9 @@ func (f *failure) Error() string {
 
 func (f *failure) Unwrap() error { return f.err }
 
+// Hint is what to do about it, the end of its text; it may be empty.
+func (f *failure) Hint() string { return f.hint }
+
 func is(err error, kind failureKind) bool {
 	f, ok := errors.AsType[*failure](err)
 	return ok && f.kind == kind

@@ -229,6 +229,9 @@ func recordBytes(ev *decode.Event) int {
 	return n
 }
 
+// RecordBytes is what Check holds against the topic's max.message.bytes.
+func RecordBytes(ev *decode.Event) int { return recordBytes(ev) }
+
 func (p *Publisher) lookUp(ctx context.Context, names []string) (found kadm.TopicDetails, missing []string, rejected map[string]error, err error) {
 	rejected = map[string]error{}
 	if len(names) == 0 {

@@ -95,6 +95,23 @@ func whyLost(reason string) (what, prevent string) {
 	}
 }
 
+// Judge says what a relay that starts would do about slot and checkpoint, as judge does; an error is why it would not start.
+func Judge(slot *wal.Slot, stored *checkpoint.Checkpoint, sys wal.System, history wal.History, slotName string) (what string, err error) {
+	d, err := judge(slot, stored, sys, history, slotName)
+	switch {
+	case err != nil:
+		return "", err
+	case d == resume:
+		return fmt.Sprintf("going on from %s", stored.LSN), nil
+	case d == adopt:
+		return "no checkpoint is stored: the first start takes the slot's position, and rows committed before it are not published", nil
+	case stored != nil:
+		return "the first start was interrupted, or every row is to be published: the next one begins it anew", nil
+	default:
+		return "neither slot nor checkpoint: the first start creates both", nil
+	}
+}
+
 // sameLog refuses a checkpoint that lies in a part of the log that the server does not have: it was failed over to a standby
 // that lacked the end. Other events have the LSNs of the lost ones by now, so that reading on would leave them out.
 func sameLog(c *checkpoint.Checkpoint, sys wal.System, history wal.History) error {
@@ -180,6 +197,9 @@ func refuse(reason error, wayOut string) error { return &Refusal{reason, wayOut}
 func (r *Refusal) Error() string { return "refused: " + r.Reason.Error() + ". " + r.WayOut }
 func (r *Refusal) Unwrap() error { return r.Reason }
 
+// Hint is the way out, the end of its text.
+func (r *Refusal) Hint() string { return r.WayOut }
+
 // Refused tells the command line which exit status to choose.
 func (r *Refusal) Refused() bool { return true }
 
@@ -191,5 +211,8 @@ type hinted struct {
 
 func (h *hinted) Error() string { return h.err.Error() + ": " + h.wayOut }
 func (h *hinted) Unwrap() error { return h.err }
+
+// Hint is the way out, the end of its text.
+func (h *hinted) Hint() string { return h.wayOut }
 
 var errOnce = errors.New("everything that was there at the start is in Kafka")

@@ -78,6 +78,11 @@ func NewPublication(is wal.Fingerprint, at time.Time, lsn checkpoint.LSN) *check
 // samePublication refuses one that is not the same as it was, or was not in between. A table that was not looked at then is
 // new in the configuration. wrong is what stands against it as it is now, if that is known.
 func (r *Relay) samePublication(was *checkpoint.Publication, is wal.Fingerprint, wrong error) error {
+	return SamePublication(r.Source.Publication, was, is, wrong)
+}
+
+// SamePublication is what a relay goes by: see samePublication.
+func SamePublication(name string, was *checkpoint.Publication, is wal.Fingerprint, wrong error) error {
 	if was == nil { // stored before this was looked at
 		return nil
 	}
@@ -86,7 +91,7 @@ func (r *Relay) samePublication(was *checkpoint.Publication, is wal.Fingerprint,
 		return nil
 	}
 	reason := fmt.Errorf("%s since the publication %s was last looked at (%s, with the checkpoint at %s): rows that were committed since then may be missing in what Postgres sends, although they are in the outbox table",
-		what, r.Source.Publication, was.SeenAt.Format(time.RFC3339), was.LSN)
+		what, name, was.SeenAt.Format(time.RFC3339), was.LSN)
 	if wrong != nil {
 		reason = fmt.Errorf("%w; and now %w", reason, wrong)
 	}

@@ -73,6 +73,8 @@ type arena struct {
 	t      *testing.T
 	seed   uint64
 	relays []*trial.Relay
+	own    *devstack.Postgres // nil on the shared server
+	way    *devstack.Proxy    // to one side, if the test has cut it off
 }
 
 // newArena makes an arena on the shared servers.

@@ -87,6 +87,10 @@ func connect(ctx context.Context, o Options, config *pgconn.Config, at net.Addr)
 		return socket, err
 	}
 	pg, err := pgconn.ConnectConfig(ctx, config)
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok && e.Code == "42501" && e.Routine != "CheckMyDatabase" { // which is about CONNECT
+		return nil, permanent(fmt.Errorf("connect to the source: %w", err),
+			"let the role read the log: "+GrantReplicationSQL(config.User)+" (on Amazon RDS: grant rds_replication to "+quoteIdentifier(config.User)+")")
+	}
 	if err != nil {
 		return nil, explainConnect(err)
 	}
@@ -298,6 +302,9 @@ func (e *errPermanent) Error() string {
 
 func (e *errPermanent) Unwrap() error { return e.err }
 
+// Hint is what to do about it, the end of its text.
+func (e *errPermanent) Hint() string { return e.hint }
+
 func permanent(err error, hint string) error { return &errPermanent{err: err, hint: hint} }
 
 // IsPermanent reports whether err is one that trying again will not mend: a person has to act, as its text says.
@@ -370,5 +377,20 @@ func unreadableDSN(err error) error {
 
 // explainConnect is explain for a failed attempt to connect. pgconn has taken the password out of the text.
 func explainConnect(err error) error {
-	return explain(fmt.Errorf("connect to the source: %w", err))
+	err = explain(fmt.Errorf("connect to the source: %w", err))
+	if IsPermanent(err) || sqlState(err) != "" {
+		return err
+	}
+	return &unreachable{err}
+}
+
+// unreachable is a failed attempt to connect that the server has not answered.
+type unreachable struct{ err error }
+
+func (u *unreachable) Error() string { return u.err.Error() + ": " + u.Hint() }
+func (u *unreachable) Unwrap() error { return u.err }
+
+// Hint is what to do about it, the end of its text.
+func (u *unreachable) Hint() string {
+	return "check host and port in source.dsn, that Postgres runs there and listens on that address (listen_addresses), and that no firewall is between"
 }

@@ -89,7 +89,7 @@ func TestConnectSaysWhatToDo(t *testing.T) {
 		"unknown role":    {as(t, dsn, "stranger", secret), true, []string{"stranger", "check the user in source.dsn"}},
 		"no login":        {as(t, dsn, "asleep", secret), true, []string{"asleep", "check the user in source.dsn"}},
 		"pg_hba.conf":     {as(t, dsn, "barred", secret), true, []string{"pg_hba.conf", "a line for its database", "reload"}},
-		"no replication":  {as(t, dsn, "nobody", secret), true, []string{"alter role NAME replication"}},
+		"no replication":  {as(t, dsn, "nobody", secret), true, []string{`alter role "nobody" replication`}},
 		"unknown":         {as(t, strings.Replace(dsn, "/app", "/nowhere", 1), "postgres", secret), true, []string{"nowhere", "check the database in source.dsn"}},
 		"no connect":      {as(t, strings.Replace(dsn, "/app", "/walled", 1), "outside", secret), true, []string{"walled", "grant connect"}},
 		"a closed port":   {"postgres://u:" + secret + "@" + closed.Addr().String() + "/app", false, []string{"connect to the source", "refused"}},

@@ -3,6 +3,7 @@ package wal
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -66,6 +67,10 @@ func (s *Snapshot) Rows(ctx context.Context, table, idColumn string, columns fun
 	_, err = result.Close()
 	if sqlState(err) == "40001" {
 		return fmt.Errorf("read the existing rows of %s: the standby was in the way of its own recovery (set hot_standby_feedback = on there, or raise max_standby_streaming_delay): %w", table, err)
+	}
+	if sqlState(err) == "42501" {
+		return permanent(fmt.Errorf("read the existing rows of %s: %w", table, err),
+			"let the role read it: "+strings.Join(GrantReadSQL(s.conn.Config().User, table), "; ")+"; or set source.existing_rows: skip, if none of them has to be published")
 	}
 	if err != nil {
 		return explain(fmt.Errorf("read the existing rows of %s: %w", table, err))

@@ -2,6 +2,7 @@ package wal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -22,40 +23,70 @@ type publication struct {
 // CheckPublication refuses a publication that would hide rows or bring what is none: every outbox table must be in
 // it, whole, no other may, and it must publish inserts only. missing is true if there is no such publication.
 func (c *Conn) CheckPublication(ctx context.Context) (missing bool, err error) {
+	missing, problems, err := c.PublicationProblems(ctx)
+	if err != nil || len(problems) == 0 {
+		return missing, err
+	}
+	p := problems[0]
+	how := strings.Join(p.SQL, "; ")
+	if p.Remark != "" {
+		how = strings.TrimPrefix(p.Remark+": "+how, ": ")
+	}
+	return false, permanent(errors.New(p.What), how)
+}
+
+// PublicationProblem is something that stands against a publication.
+type PublicationProblem struct {
+	What   string
+	Remark string   // on what mends it; may be empty
+	SQL    []string // mends it
+}
+
+// PublicationProblems returns all that CheckPublication would refuse.
+func (c *Conn) PublicationProblems(ctx context.Context) (missing bool, problems []PublicationProblem, err error) {
 	p, err := c.publication(ctx)
 	if err != nil || p == nil {
-		return p == nil && err == nil, err
+		return p == nil && err == nil, nil, err
 	}
-	name := quoteIdentifier(c.options.Publication)
+	return false, p.problems(c.options), nil
+}
+
+func (p *publication) problems(o Options) []PublicationProblem {
+	var found []PublicationProblem
+	add := func(what, remark string, sql ...string) { found = append(found, PublicationProblem{what, remark, sql}) }
+	alter := "alter publication " + quoteIdentifier(o.Publication) + " "
 	if p.AllTables {
-		return false, permanent(fmt.Errorf("publication %s is for all tables, and no other tables than the outbox tables may be in it", c.options.Publication),
-			fmt.Sprintf("replace it, in one transaction so that no row is missed: begin; drop publication %s; %s; commit", name, CreatePublicationSQL(c.options)))
+		add(fmt.Sprintf("publication %s is for all tables, and no other tables than the outbox tables may be in it", o.Publication),
+			"replace it, in one transaction so that no row is missed",
+			"begin", "drop publication "+quoteIdentifier(o.Publication), CreatePublicationSQL(o), "commit")
+		return found
 	}
 	if !p.Insert || p.Update || p.Delete || p.Truncate {
-		return false, permanent(fmt.Errorf("publication %s must publish inserts and nothing else", c.options.Publication),
-			fmt.Sprintf("alter publication %s set (publish = 'insert')", name))
+		add(fmt.Sprintf("publication %s must publish inserts and nothing else", o.Publication), "", alter+"set (publish = 'insert')")
 	}
-	for _, table := range c.options.Tables {
+	reset := alter + "set table " + quoteTables(o.Tables)
+	for _, table := range o.Tables {
 		if slices.Contains(p.Scattered, qualified(table)) {
-			return false, permanent(fmt.Errorf("publication %s publishes the rows of table %s under the names of its partitions", c.options.Publication, table),
-				fmt.Sprintf("alter publication %s set (publish_via_partition_root = true)", name))
+			add(fmt.Sprintf("publication %s publishes the rows of table %s under the names of its partitions", o.Publication, table), "",
+				alter+"set (publish_via_partition_root = true)")
+			continue
 		}
 		if !slices.Contains(p.Tables, qualified(table)) {
-			return false, permanent(fmt.Errorf("table %s is not in publication %s, so its rows would never be seen", table, c.options.Publication),
-				fmt.Sprintf("alter publication %s add table %s, before anything that must arrive is written to it", name, quoteTable(table)))
+			add(fmt.Sprintf("table %s is not in publication %s, so its rows would never be seen", table, o.Publication),
+				"before anything that must arrive is written to it", alter+"add table "+quoteTable(table))
+			continue
 		}
 		if slices.Contains(p.Partial, qualified(table)) {
-			return false, permanent(fmt.Errorf("publication %s has a row filter or a column list on %s, which would hide events", c.options.Publication, table),
-				fmt.Sprintf("alter publication %s set table %s", name, quoteTables(c.options.Tables)))
+			add(fmt.Sprintf("publication %s has a row filter or a column list on %s, which would hide events", o.Publication, table), "", reset)
 		}
 	}
 	for _, table := range p.Tables {
-		if !slices.ContainsFunc(c.options.Tables, func(t string) bool { return qualified(t) == table }) {
-			return false, permanent(fmt.Errorf("publication %s contains table %s, which is not under outbox in the configuration", c.options.Publication, table),
-				fmt.Sprintf("add it there, or: alter publication %s set table %s", name, quoteTables(c.options.Tables)))
+		if !slices.ContainsFunc(o.Tables, func(t string) bool { return qualified(t) == table }) {
+			add(fmt.Sprintf("publication %s contains table %s, which is not under outbox in the configuration", o.Publication, table),
+				"add it there, or", reset)
 		}
 	}
-	return false, nil
+	return found
 }
 
 func (c *Conn) publication(ctx context.Context) (*publication, error) {

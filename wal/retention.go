@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
 )
 
 // Bytes is a size; its text is for a person.
@@ -45,16 +46,20 @@ func LookAtRetention(ctx context.Context, o Options) (*Retention, error) {
 		return nil, err
 	}
 	defer closeSQL(conn)
+	return retention(ctx, conn, o.Slot)
+}
+
+func retention(ctx context.Context, conn *pgx.Conn, slotName string) (*Retention, error) {
 	r := &Retention{}
 	var slot []byte
 	var end string
 	// max_slot_wal_keep_size is counted in MB.
-	err = conn.QueryRow(ctx, `select s.slot, pg_is_in_recovery(), l.at::text, coalesce(greatest(l.at - s.restart_lsn, 0), 0)::bigint,
+	err := conn.QueryRow(ctx, `select s.slot, pg_is_in_recovery(), l.at::text, coalesce(greatest(l.at - s.restart_lsn, 0), 0)::bigint,
 			coalesce(greatest(l.at - s.confirmed_flush_lsn, 0), 0)::bigint,
 			coalesce((select case when setting::bigint < 0 then -1 else setting::bigint << 20 end from pg_settings where name = 'max_slot_wal_keep_size'), -1)
 		from (select case when pg_is_in_recovery() then greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) else pg_current_wal_lsn() end) l(at)
 		left join (select to_jsonb(s) || `+holderSQL+` as slot, restart_lsn, confirmed_flush_lsn from pg_replication_slots s where slot_name = $1) s on true`,
-		o.Slot).Scan(&slot, &r.Standby, &end, &r.RetainedBytes, &r.LagBytes, &r.KeepBytes)
+		slotName).Scan(&slot, &r.Standby, &end, &r.RetainedBytes, &r.LagBytes, &r.KeepBytes)
 	if err == nil && slot != nil {
 		err = json.Unmarshal(slot, &r.Slot)
 	}
@@ -62,7 +67,7 @@ func LookAtRetention(ctx context.Context, o Options) (*Retention, error) {
 		r.End, err = pglogrepl.ParseLSN(end)
 	}
 	if err != nil {
-		return nil, explain(fmt.Errorf("look up what slot %s holds back: %w", o.Slot, err))
+		return nil, explain(fmt.Errorf("look up what slot %s holds back: %w", slotName, err))
 	}
 	return r, nil
 }

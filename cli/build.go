@@ -30,7 +30,7 @@ func relayOptions(c *config.Config, s store, log zerolog.Logger) relay.Options {
 	return relay.Options{
 		Source: sourceOptions(c), Tables: tables(c), Kafka: kafka, Store: s, ExactlyOnce: exactlyOnce,
 		Create: c.Source.Create, Failover: c.Source.Failover, ExistingRows: c.Source.ExistingRows == "publish",
-		MaxBufferedBytes: max(1, c.Kafka.MaxBufferedBytes/2), // the client's requests take the other half
+		MaxBufferedBytes: max(1, c.Kafka.MaxBufferedBytes/3), // the client's requests take the rest
 		CheckpointEvery:  c.Checkpoint.Interval, DrainTimeout: drainTimeout, WALBudget: c.Source.WALBudget,
 		ResumeDedupe: c.Delivery.ResumeDedupe,
 		OnPoison:     relay.Policy(c.Delivery.OnPoison), DeadLetterTopic: c.Delivery.DeadLetterTopic,

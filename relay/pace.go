@@ -18,9 +18,9 @@ type pace struct {
 const (
 	// rateMemory is how quickly the rate is forgotten.
 	rateMemory = 10 * time.Millisecond
-	// gatherPerRate is how long events gather for each event a second: a millisecond at 10,000.
-	gatherPerRate = float64(100 * time.Nanosecond)
-	maxInterval   = 2 * time.Millisecond
+	// gatherPerRate is how long events gather for each event a second: a millisecond at 4,000.
+	gatherPerRate = float64(250 * time.Nanosecond)
+	maxInterval   = 5 * time.Millisecond
 	// busyRate is from when on a row costs less when it waits in the socket until others are there, too.
 	busyRate = 20_000
 )

@@ -25,9 +25,9 @@ func TestPaceFollowsTheRate(t *testing.T) {
 		perSecond float64
 		from, to  time.Duration // how long a burst may gather
 	}{
-		{10, 0, 20 * time.Microsecond},
-		{500, 0, 100 * time.Microsecond},
-		{10_000, 700 * time.Microsecond, 1500 * time.Microsecond},
+		{10, 0, 50 * time.Microsecond},
+		{500, 0, 250 * time.Microsecond},
+		{10_000, 1750 * time.Microsecond, 3500 * time.Microsecond},
 		{100_000, maxInterval, maxInterval},
 		{1_000_000, maxInterval, maxInterval},
 	} {

@@ -59,7 +59,7 @@ type path struct {
 }
 
 const (
-	burstEvents = 128 // at most
+	burstEvents = 512 // at most
 	// maxBehind is the default of Options.MaxBehind: what is acknowledged and not stored, because an event before it is not
 	// acknowledged or the store does not work, takes memory in the tracker, and in a successor that has to look for it.
 	maxBehind = 250_000

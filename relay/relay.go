@@ -31,7 +31,7 @@ type Options struct {
 	Create           bool   // publication and slot may be created on the first start
 	Failover         string // whether the slot is to be a failover slot: auto, true, false
 	ExistingRows     bool   // publish the rows that were there before the slot
-	MaxBufferedBytes int64  // of events; the client's requests, into which they are copied, may take as much again
+	MaxBufferedBytes int64  // of events; the client's requests, into which they are copied, come on top
 	MaxBehind        uint64 // how many transactions may be read beyond what is stored; 0 is 250,000
 	CheckpointEvery  time.Duration
 	PublicationEvery time.Duration // how often it is looked at whether the publication was changed; 0 is 5 s

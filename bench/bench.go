@@ -21,7 +21,7 @@ type Options struct {
 	Cases   []Case // measured one after the other; none: Load alone
 
 	Runs  int           // of the backlog; medians are reported
-	Rates []int         // rows a second for the latencies; 0 stands for half of the rate at which the backlog drained
+	Rates []int         // rows a second for the latencies; 0 stands for half of what writers, relay and a consumer get through together
 	For   time.Duration // how long each rate is kept up; 0: no latencies
 	Idle  time.Duration // how long the relay is watched doing nothing; 0: not
 

@@ -144,8 +144,9 @@ func (l *Latency) plot() template.HTML {
 	for _, b := range l.Histogram {
 		most = max(most, b.Rows)
 	}
-	title := fmt.Sprintf("COMMIT to consumer at %s/s: p50 %s, p95 %s, p99 %s, p99.9 %s, at most %s",
-		comma(l.Rate), durationOf(l.P50), durationOf(l.P95), durationOf(l.P99), durationOf(l.P999), durationOf(l.Max))
+	title := fmt.Sprintf("COMMIT to consumer at %s/s: p50 %s, p95 %s, p99 %s, p99.9 %s, at most %s (the COMMIT alone: p50 %s, p99 %s)",
+		comma(l.Rate), durationOf(l.P50), durationOf(l.P95), durationOf(l.P99), durationOf(l.P999), durationOf(l.Max),
+		durationOf(l.CommitP50), durationOf(l.CommitP99))
 	p := newPlot(title, float64(len(l.Histogram)), float64(most))
 	p.axes("less than … milliseconds", nil, func(v float64) string { return comma(int(v)) })
 	every := len(l.Histogram)/12 + 1

@@ -35,6 +35,7 @@ type Measured struct {
 	Relay       []Drain   `json:"tidemark"`
 	Beside      []Drain   `json:"beside,omitempty"`
 	Latency     []Latency `json:"latency,omitempty"`
+	Together    float64   `json:"together,omitempty"` // rows a second that writers, relay and a consumer get through at once
 	IdleCPU     *float64  `json:"idle_cpu,omitempty"` // share of a core
 }
 
@@ -62,7 +63,8 @@ func (d Drain) rate(rows int) float64 {
 	return float64(rows) / d.Seconds
 }
 
-// Latency is how long rows took from the COMMIT to the consumer, at one rate.
+// Latency is how long rows took from the sending of the COMMIT to the consumer, at one rate. What the COMMIT itself took,
+// of which the server's disk is the most, is a part of it: before that no relay can see the row.
 type Latency struct {
 	Rate           int      `json:"rate"`
 	PerTransaction int      `json:"rows_per_transaction"`
@@ -74,6 +76,8 @@ type Latency struct {
 	P99            float64  `json:"p99_ms"`
 	P999           float64  `json:"p99.9_ms"`
 	Max            float64  `json:"max_ms"`
+	CommitP50      float64  `json:"commit_p50_ms"` // of the COMMITs alone
+	CommitP99      float64  `json:"commit_p99_ms"`
 	Histogram      []Bucket `json:"histogram"`
 }
 

@@ -83,6 +83,9 @@ func (m *Measured) text(out *errWriter) {
 	if n := len(m.Raw); n > 1 {
 		out.printf("medians of %d runs; each ratio is to the raw reader of the same run, peak memory is the largest\n", n)
 	}
+	if m.Together > 0 {
+		out.printf("\nwriters, relay and a consumer together get through %s/s on this machine\n", comma(int(m.Together)))
+	}
 	for i := range m.Latency {
 		m.Latency[i].text(out)
 	}
@@ -92,9 +95,9 @@ func (m *Measured) text(out *errWriter) {
 }
 
 func (l *Latency) text(out *errWriter) {
-	out.printf("\nCOMMIT to consumer at %s/s, %s a transaction, for %.0f s: p50 %s, p95 %s, p99 %s, p99.9 %s, at most %s; CPU %.1f µs a row\n",
+	out.printf("\nCOMMIT to consumer at %s/s, %s a transaction, for %.0f s: p50 %s, p95 %s, p99 %s, p99.9 %s, at most %s (the COMMIT alone: p50 %s, p99 %s); CPU %.1f µs a row\n",
 		comma(l.Rate), rowsOf(l.PerTransaction), l.Seconds, durationOf(l.P50), durationOf(l.P95), durationOf(l.P99), durationOf(l.P999), durationOf(l.Max),
-		l.CPUSeconds*1e6/float64(max(l.Rows, 1)))
+		durationOf(l.CommitP50), durationOf(l.CommitP99), l.CPUSeconds*1e6/float64(max(l.Rows, 1)))
 	most := 0
 	for _, b := range l.Histogram {
 		most = max(most, b.Rows)

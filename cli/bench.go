@@ -74,7 +74,7 @@ BENCH_PUBLICATION, BENCH_BROKERS, BENCH_TOPIC_PREFIX), a scratch directory (BENC
 	flags.StringVar(&f.Source, "source", "", "DSN of a Postgres on which databases may be created (default an embedded one)")
 	flags.StringSliceVar(&f.Brokers, "brokers", nil, "Kafka brokers, host:port (default an embedded one)")
 	flags.IntVar(&f.Runs, "runs", 1, "drain the backlog so many times; medians are reported")
-	flags.IntSliceVar(&f.Rates, "rates", []int{500, 0}, "rows a second for the latencies; 0: half of what the backlog drained at")
+	flags.IntSliceVar(&f.Rates, "rates", []int{500, 0}, "rows a second for the latencies; 0: half of what writers, relay and a consumer get through together")
 	flags.DurationVar(&f.For, "for", 10*time.Second, "how long each rate is kept up; 0: no latencies")
 	flags.DurationVar(&f.Idle, "idle", 10*time.Second, "how long the relay is watched doing nothing; 0: not")
 	flags.StringVar(&f.Beside, "beside", "", "a command that drains the same backlog")

@@ -72,6 +72,17 @@ func TestExitStatusAndTheOneLineAboutIt(t *testing.T) {
 		"verify, half of two":      {"verify --repair-undecidable", 2, "--repair-undecidable goes with --repair (see tidemark verify --help)"},
 		"verify, less than nobody": {"verify --limit -1", 2, "--limit -1: give 0 for all, or a number above it (see tidemark verify --help)"},
 
+		"prune, how old":    {"prune", 2, "--older-than is required, such as 72h (see tidemark prune --help)"},
+		"prune, the future": {"prune --older-than 2200-01-01T00:00:00Z", 2, "--older-than 2200-01-01T00:00:00Z: that is still to come (see tidemark prune --help)"},
+		"replay, what":      {"replay", 2, "say which rows: --id, --key, --type, --from, --to; or --all (see tidemark replay --help)"},
+		"replay, what now":  {"replay --all --id 1", 2, "--all goes with none of --id, --key, --type, --from and --to (see tidemark replay --help)"},
+		"replay, when": {
+			"replay --from soon", 2,
+			"--from soon: give a duration such as 24h, or a time such as 2026-11-22T10:00:00Z, or a position such as 00000000016b3748-00000000 (see tidemark replay --help)",
+		},
+		"receipt, of what":       {"receipt", 2, "give the ID of an event (see tidemark receipt --help)"},
+		"receipt, a key of what": {"receipt 1 --key 2", 2, "--key goes with --topic (see tidemark receipt --help)"},
+
 		"help":          {"help config", 0, ""},
 		"help, a flag":  {"config --help", 0, ""},
 		"all is well":   {"config", 0, ""},

@@ -43,6 +43,8 @@ row to Kafka: in order for each key, and confirmed to Postgres only when Kafka h
 		a.parkedCommand(),
 		a.verifyCommand(),
 		a.receiptCommand(),
+		a.replayCommand(),
+		a.pruneCommand(),
 		a.benchCommand(),
 		a.configCommand(),
 		a.versionCommand(),

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"math"
 	"os"
@@ -61,15 +62,21 @@ func run(ctx context.Context, c *config.Config, log zerolog.Logger, once bool) e
 	r := relay.New(o)
 	r.RegisterGauges(registry)
 
-	limitMemory(c.Kafka.MaxBufferedBytes)
+	care := &upkeep{config: c, relay: r, metrics: o.Metrics, log: log}
+	limitMemory(c.Kafka.MaxBufferedBytes, care.memory())
 	group, ctx := errgroup.WithContext(ctx)
 	if c.HTTP.Listen != "" {
 		desk := &parkedDesk{config: c}
 		defer desk.close()
 		server, err := admin.Listen(ctx, admin.Options{
 			Listen: c.HTTP.Listen, Token: string(c.HTTP.Token), Ready: r.Ready, Gatherer: registry,
-			Status: func() any { return liveReport(c, r) },
+			Status: func() any {
+				report := liveReport(c, r)
+				report.Upkeep = care.status()
+				return report
+			},
 			Event:  func(ctx context.Context, id string) (any, error) { return eventOf(ctx, c, id) },
+			Replay: func(ctx context.Context, body json.RawMessage) (any, error) { return answerReplay(ctx, c, log, body) },
 			Parked: desk.list, Release: desk.release, Discard: desk.discard,
 			Doctor: doctorFor(c),
 			Log:    log.With().Str("component", "admin").Logger(),
@@ -79,6 +86,9 @@ func run(ctx context.Context, c *config.Config, log zerolog.Logger, once bool) e
 		}
 		log.Info().Str("listen", server.Addr()).Msg("HTTP is served")
 		group.Go(func() error { return server.Serve(ctx) })
+	}
+	if !once {
+		group.Go(func() error { return care.run(ctx) })
 	}
 	group.Go(func() error {
 		if err := r.Run(ctx); err != nil {
@@ -93,12 +103,12 @@ func run(ctx context.Context, c *config.Config, log zerolog.Logger, once bool) e
 }
 
 // limitMemory lets the garbage collector work harder when more memory is in use than the buffers and what is around them
-// need; without it, garbage may double that. It is no bound: where more is needed, as for a row of 50 MB, more is taken.
+// need, and what is done besides; without it, garbage may double that. It is no bound: where more is needed, as for a row of 50 MB, more is taken.
 // Who sets GOMEMLIMIT knows better.
-func limitMemory(buffered int64) {
+func limitMemory(buffered, besides int64) {
 	const around = 24 << 20
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(min(buffered, math.MaxInt64/4)/2*3 + around)
+		debug.SetMemoryLimit(min(buffered, math.MaxInt64/4)/2*3 + around + besides)
 	}
 }
 

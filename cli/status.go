@@ -38,6 +38,7 @@ type statusReport struct {
 	RetainedWAL  *int64                 `json:"retained_wal"`      // bytes of log that the slot keeps
 	Checkpoint   *checkpoint.Checkpoint `json:"checkpoint"`
 	Relay        *relay.Status          `json:"relay"` // of the running process, if it answers on http.listen
+	Upkeep       *upkeepStatus          `json:"upkeep,omitempty"`
 }
 
 func (a *app) statusCommand() *cobra.Command {

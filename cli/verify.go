@@ -17,6 +17,9 @@ import (
 	"github.com/tidemark/tidemark/reconcile"
 )
 
+// defaultLongestTransaction is how long a transaction that writes to the outbox may take.
+const defaultLongestTransaction = 10 * time.Minute
+
 type verifyFlags struct {
 	since, sample     string
 	tables            []string
@@ -80,7 +83,7 @@ transaction for as long as this takes, which holds up vacuum.`,
 	flags.IntVar(&f.limit, "limit", 100, "name at most so many missing rows; 0: all")
 	flags.BoolVar(&f.repair, "repair", false, "publish what is missing")
 	flags.BoolVar(&f.repairUndecidable, "repair-undecidable", false, "with --repair: publish what is not decidable, too; some of it may have been published before")
-	flags.DurationVar(&f.longest, "longest-transaction", 10*time.Minute, "how long a transaction that writes to the outbox may take")
+	flags.DurationVar(&f.longest, "longest-transaction", defaultLongestTransaction, "how long a transaction that writes to the outbox may take")
 	return command
 }
 
@@ -89,10 +92,8 @@ func (f *verifyFlags) options(now time.Time) (o reconcile.Options, err error) {
 		Only: f.tables, Sample: 1, Examples: f.limit, Repair: f.repair, RepairUndecidable: f.repairUndecidable, LongestTransaction: f.longest,
 	}
 	if f.since != "" {
-		if age, errAge := time.ParseDuration(f.since); errAge == nil && age > 0 {
-			o.Since = now.Add(-age)
-		} else if o.Since, err = time.Parse(time.RFC3339, f.since); err != nil {
-			return o, fmt.Errorf("--since %s: give a duration such as 24h, or a time such as 2026-11-22T10:00:00Z", f.since)
+		if o.Since, err = moment("--since", f.since, now); err != nil {
+			return o, err
 		}
 	}
 	if f.sample != "" {
@@ -116,15 +117,23 @@ func (f *verifyFlags) options(now time.Time) (o reconcile.Options, err error) {
 	return o, nil
 }
 
-func (a *app) verify(ctx context.Context, c *config.Config, log zerolog.Logger, o reconcile.Options, asJSON bool) error {
-	store, err := checkpointStore(c)
-	if err != nil {
-		return err
+// moment reads a time, or how long ago it was.
+func moment(flag, text string, now time.Time) (time.Time, error) {
+	if age, err := time.ParseDuration(text); err == nil && age > 0 {
+		return now.Add(-age), nil
 	}
-	defer store.Close()
+	at, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return at, fmt.Errorf("%s %s: give a duration such as 24h, or a time such as 2026-11-22T10:00:00Z", flag, text)
+	}
+	return at, nil
+}
+
+// reconcileParts enters the configured parts.
+func reconcileParts(c *config.Config, s store, o *reconcile.Options) {
 	o.Source, o.Tables, o.Kafka, o.DeadLetterTopic = sourceOptions(c), tables(c), kafkaOptions(c), c.Delivery.DeadLetterTopic
 	o.SourceName = sourceName(c)
-	o.Stored = storedPosition(c, store)
+	o.Stored = storedPosition(c, s)
 	o.Parked = func(ctx context.Context, each func(topic, id string)) error {
 		table, err := park.OpenExisting(ctx, string(c.Source.AdminDSN), "")
 		if park.IsNoTable(err) {
@@ -136,6 +145,15 @@ func (a *app) verify(ctx context.Context, c *config.Config, log zerolog.Logger, 
 		defer table.Close()
 		return table.Routes(ctx, each)
 	}
+}
+
+func (a *app) verify(ctx context.Context, c *config.Config, log zerolog.Logger, o reconcile.Options, asJSON bool) error {
+	store, err := checkpointStore(c)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	reconcileParts(c, store, &o)
 	o.Log = log.With().Str("component", "verify").Logger()
 	report, err := reconcile.Verify(ctx, o)
 	if report == nil {

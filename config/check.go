@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // check notes what is wrong with values that are all of their type. It looks only at the configuration: whether a file,
@@ -23,6 +24,7 @@ func (c *Config) check(found *problems) {
 			found.add("http.listen", `%q is not host:port such as 127.0.0.1:8642 or :8642; "" turns it off`, c.HTTP.Listen)
 		}
 	}
+	c.checkUpkeep(found)
 	found.oneOf("log.level", c.Log.Level, "trace", "debug", "info", "warn", "error")
 	found.oneOf("log.format", c.Log.Format, "auto", "console", "json")
 }
@@ -191,6 +193,22 @@ func (c *Config) checkExactlyOnce(found *problems) {
 	}
 	if !c.Delivery.ResumeDedupe {
 		found.add("delivery.resume_dedupe", "is false, and delivery.mode: exactly_once needs it for database transactions that are too large for one Kafka transaction: set it to true")
+	}
+}
+
+// checkUpkeep notes what a running relay cannot do beside its job.
+func (c *Config) checkUpkeep(found *problems) {
+	const least = time.Second // less would be a slip
+	for key, d := range map[string]time.Duration{"reconcile.interval": c.Reconcile.Interval, "prune.interval": c.Prune.Interval} {
+		if d != 0 && d < least {
+			found.add(key, "%s must be at least %s, or 0 for never", d, least)
+		}
+	}
+	if c.Prune.OlderThan < 0 {
+		found.add("prune.older_than", "%s must be more than 0, or 0 for nothing", c.Prune.OlderThan)
+	}
+	if (c.Prune.OlderThan == 0) != (c.Prune.Interval == 0) {
+		found.add("prune.older_than", "and prune.interval go together: set both or neither")
 	}
 }
 

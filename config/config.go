@@ -21,6 +21,8 @@ type Config struct {
 	Delivery   Delivery   `yaml:"delivery"`
 	Checkpoint Checkpoint `yaml:"checkpoint"`
 	HTTP       HTTP       `yaml:"http"`
+	Reconcile  Reconcile  `yaml:"reconcile"`
+	Prune      Prune      `yaml:"prune"`
 	Log        Log        `yaml:"log"`
 
 	// Warnings are what looks like a mistake and cannot be called one, such as a variable whose name is nearly that
@@ -132,6 +134,17 @@ type Checkpoint struct {
 type HTTP struct {
 	Listen string `yaml:"listen"` // host:port; empty is off
 	Token  Secret `yaml:"token"`  // empty: requests that change something are refused
+}
+
+// Reconcile is how often a running relay verifies.
+type Reconcile struct {
+	Interval time.Duration `yaml:"interval"` // 0 is never
+}
+
+// Prune is which rows a running relay deletes, and how often. Both are set or neither.
+type Prune struct {
+	OlderThan time.Duration `yaml:"older_than"` // 0 is none
+	Interval  time.Duration `yaml:"interval"`   // 0 is never
 }
 
 // Log is how much is logged, and in which form.

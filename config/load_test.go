@@ -110,7 +110,7 @@ func TestConfigYAMLShowsEveryKey(t *testing.T) {
 		kafka.create_topics.configs
 		delivery.mode delivery.resume_dedupe delivery.on_poison delivery.dead_letter_topic
 		checkpoint.store checkpoint.path checkpoint.topic checkpoint.interval
-		http.listen http.token log.level log.format`)
+		http.listen http.token reconcile.interval prune.older_than prune.interval log.level log.format`)
 
 	text := string(builtIn(t))
 	values := readFile("config.yaml", []byte(text), newProblems())
@@ -386,6 +386,8 @@ func TestProblems(t *testing.T) {
 		"no buffer":         {"kafka: {max_buffered_bytes: 0}", []string{dsn}, []string{"config.yaml:1: kafka.max_buffered_bytes: must be more than 0"}},
 		"no name":           {"source: {publication: ''}", []string{dsn}, []string{`config.yaml:1: source.publication: "" is no name; Postgres wants 1 to 63 bytes`}},
 		"one problem a key": {"source: {dsn: [a]}", nil, []string{"config.yaml:1: source.dsn: must be text, not a list"}},
+		"half of a prune":   {"prune: {older_than: 24h}", []string{dsn}, []string{"config.yaml:1: prune.older_than: and prune.interval go together: set both or neither"}},
+		"verify all day":    {"reconcile: {interval: 5ms}", []string{dsn}, []string{"config.yaml:1: reconcile.interval: 5ms must be at least 1s, or 0 for never"}},
 		"no interval":       {"checkpoint: {interval: 0s}", []string{dsn}, []string{"config.yaml:1: checkpoint.interval: 0s must be more than 0"}},
 		"blank in a broker": {"kafka: {brokers: ['a b', '']}", []string{dsn}, []string{`config.yaml:1: kafka.brokers[0]: "a b" is not host:port`, `config.yaml:1: kafka.brokers[1]: "" is not host:port`}},
 		"long names": {

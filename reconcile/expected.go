@@ -54,12 +54,14 @@ func (e *expected) add(m mark, row uint32) {
 	}
 }
 
-// seal ends the adding.
-func (e *expected) seal() {
+// seal ends the adding, and calls shared for each row that has its mark in common with another.
+func (e *expected) seal(shared func(row uint32)) {
 	slices.SortFunc(e.entries, func(a, b entry) int { return bytes.Compare(a.mark[:], b.mark[:]) })
 	for i := 1; i < len(e.entries); i++ {
 		if e.entries[i].mark == e.entries[i-1].mark {
 			e.doubles++
+			shared(e.entries[i-1].row)
+			shared(e.entries[i].row)
 		}
 	}
 }

@@ -23,7 +23,7 @@ func TestExpectedFindsEveryRowInSomePass(t *testing.T) {
 			for i := range ids {
 				e.add(ids[i], uint32(i))
 			}
-			e.seal()
+			e.seal(func(uint32) {})
 			if len(e.entries) > room || e.doubles != 0 {
 				t.Fatalf("%d rows where there is room for %d, %d doubles", len(e.entries), room, e.doubles)
 			}
@@ -55,7 +55,7 @@ func TestExpectedCountsWhatSharesAnID(t *testing.T) {
 	for row := range uint32(3) {
 		e.add(m.of("t", "same"), row)
 	}
-	e.seal()
+	e.seal(func(uint32) {})
 	n := 0
 	e.each(m.of("t", "same"), func(uint32) { n++ })
 	if n != 3 || e.doubles != 2 {

@@ -56,9 +56,14 @@ type Options struct {
 	// PassRows bounds the memory: how many rows are held against the topics at a time, at 20 bytes each; 0 is 4 million.
 	// More rows take more passes over table and topics.
 	PassRows int
+	// Gentle has it rest for as long as it works, so that it takes half of what it could.
+	Gentle bool
 
 	Log zerolog.Logger
 }
+
+// aloneAs begins the text by which repairs and replays of a source exclude each other.
+const aloneAs = "tidemark repair "
 
 const defaultPassRows = 4 << 20
 
@@ -147,11 +152,24 @@ type verifier struct {
 	lastMark uint64 // of the sample
 	report   *Report
 	said     time.Time
+	worked   time.Time // since when there was no rest, see rest
+
+	// What replay and prune add to a verification; zero for verify itself.
+	choose    func(*table) error       // changes what is selected of a table
+	skip      func(*decode.Event) bool // of the selected rows, those that are not meant
+	early     bool                     // the topics are read from the time of the oldest row, and no further than to the last one that is found
+	oldest    time.Time                // with early: of the rows; zero if nothing tells
+	unseen    int                      // with early: rows of which nothing is known yet
+	positions bool                     // the positions of the records are kept
+	mostRow   int                      // more rows than that are an error; 0: none
+	patience  time.Duration            // for the relay to get past the snapshot; 0: no end
 
 	// By row, in the order of the tables.
 	known   []uint8
-	times   []uint32 // of the published ones' records, in seconds; not kept where nothing is trimmed
-	commits []uint64 // of the published ones; kept for a repair
+	times   []uint32        // of the published ones' records, in seconds; not kept where nothing is trimmed
+	commits []uint64        // of the published ones; kept for a repair
+	indexes []uint32        // in those transactions; kept for a replay
+	shared  map[uint32]bool // with early: rows that share topic and id with another
 }
 
 // table is an outbox table.
@@ -171,18 +189,25 @@ func Verify(ctx context.Context, o Options) (*Report, error) {
 	if err := v.open(ctx); err != nil {
 		return nil, err
 	}
+	if err := v.passes(ctx); err != nil {
+		return nil, err
+	}
+	return v.report, v.conclude(ctx)
+}
+
+// passes looks for all rows, some of them at a time.
+func (v *verifier) passes(ctx context.Context) error {
 	for from := uint64(0); ; {
 		last, err := v.pass(ctx, from)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		v.report.Passes++
 		if last >= v.lastMark {
-			break
+			return nil
 		}
 		from = last + 1
 	}
-	return v.report, v.conclude(ctx)
 }
 
 func newVerifier(o Options) *verifier {
@@ -213,14 +238,14 @@ func (v *verifier) open(ctx context.Context) (err error) {
 	}
 	alone := ""
 	if v.Repair {
-		alone = "tidemark repair " + v.SourceName(v.conn.System)
+		alone = aloneAs + v.SourceName(v.conn.System)
 	}
 	var busy bool
 	if v.snapshot, v.end, busy, err = wal.OpenNow(ctx, v.Source, alone); err != nil {
 		return err
 	}
 	if busy {
-		return errors.New("another repair of this source is running (or was killed a moment ago): wait for its end, and run this again")
+		return errors.New("another repair or replay of this source is running (or was killed a moment ago): wait for its end, and run this again")
 	}
 	if stored > v.end+aheadLimit && !v.conn.System.Standby {
 		return fmt.Errorf("the stored position %s is ahead of the server's log, which ends at %s: the server has lost its newest part; tidemark run says what to do", stored, v.end)
@@ -270,19 +295,34 @@ func (v *verifier) prepareTables(ctx context.Context) error {
 		if config.Columns.Timestamp != "" {
 			t.selection.Columns = append(slices.Clone(routing.All), config.Columns.Timestamp)
 		}
-		if !v.Since.IsZero() && config.Columns.Timestamp == "" {
-			tracks, err := v.snapshot.TracksCommitTimes(ctx)
-			if err != nil {
+		if v.choose != nil {
+			if err := v.choose(t); err != nil {
 				return err
 			}
-			if !tracks {
-				return fmt.Errorf("nothing tells when a row of %s was written: name its column under outbox[].columns.timestamp, or switch track_commit_timestamp on, or verify without --since", config.Name)
-			}
+		}
+		if err := v.tellTime(ctx, t); err != nil {
+			return err
 		}
 		v.tables = append(v.tables, t)
 		v.report.Tables = append(v.report.Tables, t.report)
 	}
 	return nil
+}
+
+// tellTime looks whether something tells the time of a table's rows, and fails if it has to.
+func (v *verifier) tellTime(ctx context.Context, t *table) error {
+	if t.selection.Time != "" {
+		return nil
+	}
+	tracks, err := v.snapshot.TracksCommitTimes(ctx)
+	if err != nil || tracks {
+		return err
+	}
+	t.selection.WithTime = false
+	if t.selection.Since.IsZero() && t.selection.Before.IsZero() {
+		return nil
+	}
+	return fmt.Errorf("nothing tells when a row of %s was written: name its column under outbox[].columns.timestamp, or switch track_commit_timestamp on (which tells it of rows from then on)", t.config.Name)
 }
 
 // scan reads the narrow part of every row that is in question, in the order of the tables, which is the same each time.
@@ -304,7 +344,13 @@ func (v *verifier) scan(ctx context.Context, row func(t *table, n uint32, r wal.
 				return errors.New("more rows than can be counted here: choose some with --table or --since")
 			}
 			t.existing.Event(r.Values, decode.Position{}, time.Time{}, &ev)
-			n++
+			if v.skip != nil && v.skip(&ev) {
+				return nil
+			}
+			if n++; v.mostRow > 0 && n > v.mostRow {
+				return &tooMany{v.mostRow}
+			}
+			v.rest(ctx)
 			if v.due() {
 				v.Log.Info().Str("table", t.config.Name).Int("rows", n).Msg("reading the tables")
 			}
@@ -315,6 +361,34 @@ func (v *verifier) scan(ctx context.Context, row func(t *table, n uint32, r wal.
 		}
 	}
 	return nil
+}
+
+// tooMany is the error for more rows than may be.
+type tooMany struct{ most int }
+
+func (e *tooMany) Error() string { return fmt.Sprintf("these are more than %d rows", e.most) }
+
+// IsTooMany reports whether err says that more rows were chosen than may be.
+func IsTooMany(err error) bool { _, ok := errors.AsType[*tooMany](err); return ok }
+
+// rest stands still for as long as was worked since the last time, if this is to be gentle.
+func (v *verifier) rest(ctx context.Context) {
+	const often = 50 * time.Millisecond
+	if !v.Gentle {
+		return
+	}
+	if v.worked.IsZero() {
+		v.worked = time.Now()
+	}
+	took := time.Since(v.worked)
+	if took < often {
+		return
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(min(took, time.Second)):
+	}
+	v.worked = time.Now()
 }
 
 // due reports whether it is time to say how far we are.
@@ -332,7 +406,13 @@ func (v *verifier) due() bool {
 func (v *verifier) pass(ctx context.Context, from uint64) (last uint64, err error) {
 	first := v.known == nil
 	set := newExpected(from, v.lastMark, v.PassRows)
-	err = v.scan(ctx, func(t *table, n uint32, _ wal.Row, ev *decode.Event) error {
+	timeless := false
+	err = v.scan(ctx, func(t *table, n uint32, row wal.Row, ev *decode.Event) error {
+		if row.Time.IsZero() {
+			timeless = true
+		} else if v.oldest.IsZero() || row.Time.Before(v.oldest) {
+			v.oldest = row.Time
+		}
 		m := v.marks.of(ev.Topic, ev.ID)
 		set.add(m, n)
 		if first {
@@ -351,7 +431,10 @@ func (v *verifier) pass(ctx context.Context, from uint64) (last uint64, err erro
 	if err != nil {
 		return 0, err
 	}
-	set.seal()
+	if timeless {
+		v.oldest = time.Time{}
+	}
+	set.seal(v.share)
 	v.report.SharedIDs += set.doubles
 	if v.known == nil {
 		v.known = []uint8{}
@@ -366,6 +449,21 @@ func (v *verifier) pass(ctx context.Context, from uint64) (last uint64, err erro
 		return 0, err
 	}
 	return set.last, v.readTopics(ctx, set)
+}
+
+// position returns that of a row's first record that is in Kafka.
+func (v *verifier) position(row uint32) decode.Position {
+	return decode.Position{Commit: pglogrepl.LSN(v.commits[row]), Index: v.indexes[row]}
+}
+
+// share remembers that a row shares topic and id with another, where that matters.
+func (v *verifier) share(row uint32) {
+	if v.early {
+		if v.shared == nil {
+			v.shared = map[uint32]bool{}
+		}
+		v.shared[row] = true
+	}
 }
 
 // learn enters that the rows with this mark are known to be somewhere.

@@ -23,6 +23,7 @@ const (
 // or none, where there is no slot to read the log from.
 func (v *verifier) settle(ctx context.Context, set *expected) error {
 	free := time.Now()
+	began := free
 	ticker := time.NewTicker(settlePoll)
 	defer ticker.Stop()
 	for {
@@ -66,6 +67,10 @@ func (v *verifier) settle(ctx context.Context, set *expected) error {
 				return err
 			}
 			free = time.Now() // a relay was quicker
+		}
+		if v.patience > 0 && time.Since(began) > v.patience {
+			return fmt.Errorf("the relay has confirmed %s, and after %s not yet %s, where the snapshot ends: see tidemark status, and run this again when it has caught up",
+				confirmed, v.patience, v.end)
 		}
 		select {
 		case <-ctx.Done():

@@ -55,13 +55,28 @@ func (v *verifier) readTopics(ctx context.Context, set *expected) error {
 	if v.cutAny() && v.times == nil {
 		v.times = make([]uint32, len(v.known))
 	}
-	if v.Repair && v.commits == nil {
+	if (v.Repair || v.positions) && v.commits == nil {
 		v.commits = make([]uint64, len(v.known))
+	}
+	if v.positions && v.indexes == nil {
+		v.indexes = make([]uint32, len(v.known))
+	}
+	if v.early {
+		v.unseen = 0
+		for i := range set.entries {
+			if v.known[set.entries[i].row] == unseen {
+				v.unseen++
+			}
+		}
 	}
 	began := time.Now()
 	return v.Kafka.Scan(ctx, publish.Scan{
 		Spans: spans, Committed: true,
 		Each: func(r *kgo.Record) { v.note(set, r) },
+		Enough: func() bool {
+			v.rest(ctx)
+			return v.early && v.unseen == 0
+		},
 		Skipped: func(name string, partition int32, _ int64) {
 			if t := v.topics[name]; t != nil {
 				t.cut[partition] = &cut{}
@@ -132,12 +147,16 @@ func (v *verifier) plan(ctx context.Context, admin *kadm.Client) ([]publish.Span
 		return nil, fmt.Errorf("look up where the topics end: %w", err)
 	}
 	var since kadm.ListedOffsets
-	if !v.Since.IsZero() {
-		if since, err = admin.ListOffsetsAfterMilli(ctx, v.Since.UnixMilli(), there...); err == nil {
+	from := v.Since
+	if v.early {
+		from = v.oldest
+	}
+	if from.UnixMilli() > 0 { // zero is not
+		if since, err = admin.ListOffsetsAfterMilli(ctx, from.UnixMilli(), there...); err == nil {
 			err = since.Error()
 		}
 		if err != nil {
-			return nil, fmt.Errorf("look up where the topics are at %s: %w", v.Since.Format(time.RFC3339), err)
+			return nil, fmt.Errorf("look up where the topics are at %s: %w", from.Format(time.RFC3339), err)
 		}
 	}
 	if err := v.learnPolicies(ctx, admin, there); err != nil {
@@ -217,6 +236,9 @@ func (v *verifier) note(set *expected, r *kgo.Record) {
 		}
 	}
 	set.each(v.marks.of(topic, stamp.ID), func(row uint32) {
+		if v.known[row] == unseen {
+			v.unseen--
+		}
 		v.known[row] = max(v.known[row], as)
 		if as != published || stamp.Replayed {
 			return // out of its turn
@@ -224,8 +246,11 @@ func (v *verifier) note(set *expected, r *kgo.Record) {
 		if v.times != nil {
 			v.times[row] = uint32(min(max(r.Timestamp.Unix(), 0), math.MaxUint32)) //nolint:gosec // within its bounds
 		}
-		if pos, err := decode.ParsePosition(stamp.Position); err == nil && v.commits != nil {
+		if pos, err := decode.ParsePosition(stamp.Position); err == nil && v.commits != nil && (!v.positions || v.commits[row] == 0) {
 			v.commits[row] = uint64(pos.Commit)
+			if v.indexes != nil {
+				v.indexes[row] = pos.Index
+			}
 		}
 	})
 }

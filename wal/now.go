@@ -3,6 +3,7 @@ package wal
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -18,6 +19,8 @@ type Row struct {
 	// Newest reports that no later row has the same values in Selection.NewestOf. Without that it is false.
 	Newest bool
 	Null   bool // Selection.NullOf is null
+	// Time is when the row was written, by Selection.Time; zero without Selection.WithTime, and where nothing tells.
+	Time time.Time
 }
 
 // Place is where a row lies for as long as the snapshot is open.
@@ -29,12 +32,21 @@ type Place struct {
 // Selection says what of a table is read.
 type Selection struct {
 	Table    string
-	ID       string   // the column that identifies a row; decides the order, see Snapshot.Rows
-	Columns  []string // whose values are wanted; those of the others are nil
-	NewestOf []string // columns for Row.Newest; nil: it is not asked for
-	NullOf   string   // a column for Row.Null; "": it is not asked for
-	Since    time.Time
-	Time     string // the column that Since goes by; "": the time of the commit, which the server must track
+	ID       string    // the column that identifies a row; decides the order, see Snapshot.Rows
+	Columns  []string  // whose values are wanted; those of the others are nil
+	NewestOf []string  // columns for Row.Newest; nil: it is not asked for
+	NullOf   string    // a column for Row.Null; "": it is not asked for
+	Since    time.Time // only rows from then on, and those of which nothing tells the time; zero: all
+	Before   time.Time // only rows that are known to be older; zero: all
+	Time     string    // the column that tells the time; "": the time of the commit, which the server must track
+	WithTime bool      // Row.Time is asked for
+	Equal    []Equal   // only rows for which all of these hold
+}
+
+// Equal holds for rows whose column has one of the values, each in any form that Postgres reads as one of the column's type.
+type Equal struct {
+	Column string
+	Texts  []string
 }
 
 // OpenNow opens an ordinary connection that sees exactly what is committed now, and goes on seeing it until Close. Every
@@ -185,6 +197,9 @@ func (s *Snapshot) Scan(ctx context.Context, sel Selection, columns func([]Colum
 				return wrap(err)
 			}
 			r := Row{Place: Place{oid, string(own[1])}, Values: values[:len(list)], Newest: string(own[2]) == "t", Null: string(own[3]) == "t"}
+			if micros, err := strconv.ParseInt(string(own[4]), 10, 64); err == nil {
+				r.Time = time.UnixMicro(micros).UTC()
+			}
 			if err := row(r); err != nil {
 				return err
 			}
@@ -205,7 +220,7 @@ func (sel Selection) sql(list []Column) (string, error) {
 	for _, name := range sel.Columns {
 		wanted[name] = true
 	}
-	timeType := uint32(0)
+	timeType, known := uint32(0), sel.Time == ""
 	for _, c := range list {
 		if wanted[c.Name] {
 			out = append(out, quoteIdentifier(c.Name))
@@ -213,8 +228,11 @@ func (sel Selection) sql(list []Column) (string, error) {
 			out = append(out, "null")
 		}
 		if c.Name == sel.Time {
-			timeType = c.Type
+			timeType, known = c.Type, true
 		}
+	}
+	if !known {
+		return "", fmt.Errorf("there is no column %q", sel.Time)
 	}
 	order := rowOrder(list, sel.ID) + ", tableoid, ctid"
 	newest := "false"
@@ -229,20 +247,55 @@ func (sel Selection) sql(list []Column) (string, error) {
 	if sel.NullOf != "" {
 		null = quoteIdentifier(sel.NullOf) + " is null"
 	}
-	out = append(out, "tableoid", "ctid", newest, null)
-	where := ""
-	switch {
-	case sel.Since.IsZero():
-	case sel.Time == "":
-		where = " where coalesce(pg_xact_commit_timestamp(xmin) >= " + quoteLiteral(sel.Since.UTC().Format(time.RFC3339Nano)) + ", false)"
-	case timeType == pgtype.Int8OID:
-		where = fmt.Sprintf(" where coalesce(%s >= %d, true)", quoteIdentifier(sel.Time), sel.Since.UnixMilli())
-	case timeType != 0:
-		where = fmt.Sprintf(" where coalesce(%s >= %s, true)", quoteIdentifier(sel.Time), quoteLiteral(sel.Since.UTC().Format(time.RFC3339Nano)))
-	default:
-		return "", fmt.Errorf("there is no column %q", sel.Time)
+	at := "null"
+	if sel.WithTime {
+		at = sel.micros(timeType)
 	}
-	return "select " + strings.Join(out, ", ") + " from " + quoteTable(sel.Table) + where + " order by " + order, nil
+	out = append(out, "tableoid", "ctid", newest, null, at)
+	return "select " + strings.Join(out, ", ") + " from " + quoteTable(sel.Table) + sel.where(timeType) + " order by " + order, nil
+}
+
+// at is the expression that tells when a row was written.
+func (sel Selection) at() string {
+	if sel.Time == "" {
+		return "pg_xact_commit_timestamp(xmin)"
+	}
+	return quoteIdentifier(sel.Time)
+}
+
+// micros is the same in microseconds since 1970.
+func (sel Selection) micros(timeType uint32) string {
+	if timeType == pgtype.Int8OID {
+		return "case when abs(" + sel.at() + "::numeric) < 1e15 then " + sel.at() + " * 1000 end" // else it is no time
+	}
+	return "case when isfinite(" + sel.at() + ") then (extract(epoch from " + sel.at() + ") * 1000000)::bigint end"
+}
+
+func (sel Selection) where(timeType uint32) string {
+	instant := func(t time.Time) string {
+		if timeType == pgtype.Int8OID {
+			return strconv.FormatInt(t.UnixMilli(), 10)
+		}
+		return quoteLiteral(t.UTC().Format(time.RFC3339Nano))
+	}
+	var all []string
+	if !sel.Since.IsZero() {
+		all = append(all, fmt.Sprintf("coalesce(%s >= %s, %t)", sel.at(), instant(sel.Since), sel.Time != ""))
+	}
+	if !sel.Before.IsZero() {
+		all = append(all, sel.at()+" < "+instant(sel.Before))
+	}
+	for _, e := range sel.Equal {
+		texts := make([]string, len(e.Texts))
+		for i, text := range e.Texts {
+			texts[i] = quoteLiteral(text)
+		}
+		all = append(all, quoteIdentifier(e.Column)+" in ("+strings.Join(texts, ", ")+")")
+	}
+	if len(all) == 0 {
+		return ""
+	}
+	return " where " + strings.Join(all, " and ")
 }
 
 // Fetch calls row for the whole rows at the places, in no particular order.

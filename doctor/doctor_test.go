@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -10,10 +11,17 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/tidemark/tidemark/checkpoint"
+	"github.com/tidemark/tidemark/devstack"
+	"github.com/tidemark/tidemark/devstack/stacktest"
+	"github.com/tidemark/tidemark/wal"
 )
 
 // TestAllIsWell looks at a setup before its first start: nothing fails, every check is there, in the same order each time,
@@ -70,7 +78,7 @@ func TestItWaitsForNobody(t *testing.T) {
 	p.exec("begin")
 	p.exec("lock table outbox in access exclusive mode")
 	r := p.examine()
-	must(t, r.Checks, checkRows, Fail, "lock")
+	must(t, r.Checks, checkRows, Fail, "lock timeout")
 	p.exec("rollback")
 }
 
@@ -85,7 +93,7 @@ func TestItEndsWhateverDoesNotAnswer(t *testing.T) {
 	t.Cleanup(func() { _ = silent.Close() })
 	p.options.Source.DSN = "postgres://postgres@" + silent.Addr().String() + "/x"
 	p.options.Kafka.Brokers = []string{silent.Addr().String()}
-	p.options.Store = store{errors.New("must not be asked")}
+	p.options.Store = store{load: func() (*checkpoint.Checkpoint, error) { return nil, errors.New("must not be asked") }}
 	done := make(chan *Report, 1)
 	go func() { done <- p.examine() }()
 	select {
@@ -102,6 +110,36 @@ func TestItEndsWhateverDoesNotAnswer(t *testing.T) {
 		}
 	case <-time.After(2 * time.Minute):
 		t.Fatal("it does not end")
+	}
+}
+
+// TestTheLogIsLookedAtBehindTheCheckpoint has a relay go on while doctor looks: what it stores meanwhile must not seem to be
+// ahead of the log.
+func TestTheLogIsLookedAtBehindTheCheckpoint(t *testing.T) {
+	t.Parallel()
+	p := newPatient(t)
+	p.exec("create table outbox " + outboxColumns)
+	var stored pglogrepl.LSN
+	p.options.Store = store{load: func() (*checkpoint.Checkpoint, error) {
+		p.exec("select pg_logical_emit_message(true, 'test', 'the log goes on')")
+		var text string
+		if err := p.db.QueryRow(t.Context(), "select pg_current_wal_flush_lsn()::text").Scan(&text); err != nil {
+			return nil, err
+		}
+		var err error
+		stored, err = pglogrepl.ParseLSN(text)
+		return nil, err
+	}}
+	judged := false
+	p.options.Judge = func(_ *wal.Slot, _ *checkpoint.Checkpoint, sys wal.System, _ wal.History) (string, error) {
+		judged = true
+		if sys.Flushed < stored {
+			t.Errorf("the log is thought to end at %s, before what is stored, %s", sys.Flushed, stored)
+		}
+		return "", nil
+	}
+	if r := p.examine(); !judged {
+		t.Errorf("it was not judged: %+v", r.Checks)
 	}
 }
 
@@ -214,4 +252,58 @@ func TestRightsOnTopics(t *testing.T) {
 	must(t, r.Checks, checkRights, Fail, "WRITE on outbox.event.order", "READ on outbox.event.order", "kafka-acls --add")
 	must(t, r.Checks, checkRights, Warn, "ClusterAction")
 	must(t, r.Checks, checkTopics, Fail, "outbox.event.other")
+}
+
+// TestAStandbyAsTheSource has the same setup looked at from a read replica.
+func TestAStandbyAsTheSource(t *testing.T) {
+	t.Parallel()
+	primary := stacktest.NewPostgres(t)
+	if err := primary.CreateDatabase(t.Context(), "app"); err != nil {
+		t.Fatal(err)
+	}
+	p := newPatient(t)
+	db, err := pgx.Connect(t.Context(), primary.DSN("app"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close(context.Background()) })
+	p.db = db
+	p.exec("create table outbox " + outboxColumns)
+	standby, err := primary.Standby(t.Context(), devstack.StandbyOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := standby.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	p.options.Source.DSN = standby.DSN("app")
+	r := p.examine()
+	must(t, r.Checks, checkAdmin, Fail, "leads to a standby", "source.admin_dsn")
+	p.options.Source.AdminDSN = standby.DSN("app") + "&application_name=other"
+	r = p.examine()
+	must(t, r.Checks, checkAdmin, Fail, "source.admin_dsn leads to a standby")
+	p.options.Source.AdminDSN = primary.DSN("app")
+	r = p.examine()
+	must(t, r.Checks, checkAdmin, OK)
+	must(t, r.Checks, checkClock, OK)
+	must(t, r.Checks, checkFailover, OK, "the standby's own")
+	if len(of(r.Checks, checkServer)) != 1 || r.Counts[Fail] > 0 {
+		t.Errorf("%+v", r.Checks)
+	}
+}
+
+// TestTransactionsAreLookedAt has delivery.mode: exactly_once.
+func TestTransactionsAreLookedAt(t *testing.T) {
+	t.Parallel()
+	p := newPatient(t)
+	p.exec("create table outbox " + outboxColumns)
+	p.options.ExactlyOnce, p.options.Kafka.TransactionalID, p.options.CheckpointTopic = true, "tidemark-checkpoint-t/app/slot", "tidemark.checkpoints"
+	r := p.examine()
+	must(t, r.Checks, checkTransactions, OK, "is free")
+	must(t, r.Checks, checkTopics, OK, "tidemark.checkpoints")
+	p.options.Kafka.Settings = map[string]string{"transaction.timeout.ms": "999999999"}
+	r = p.examine()
+	must(t, r.Checks, checkTransactions, Fail, "transaction.timeout.ms is 999999999", "lower transaction.timeout.ms")
 }

@@ -66,11 +66,19 @@ func newPatientOf(t *testing.T, cluster *kfake.Cluster) *patient {
 	return p
 }
 
-// store is one in which nothing is stored, or that fails.
-type store struct{ err error }
+// store is one in which nothing is stored, unless load says so.
+type store struct {
+	load func() (*checkpoint.Checkpoint, error)
+}
 
-func (s store) Load(context.Context) (*checkpoint.Checkpoint, error) { return nil, s.err }
-func (store) String() string                                         { return "a store" }
+func (s store) Load(context.Context) (*checkpoint.Checkpoint, error) {
+	if s.load == nil {
+		return nil, nil //nolint:nilnil // as checkpoint's stores
+	}
+	return s.load()
+}
+
+func (store) String() string { return "a store" }
 
 func (p *patient) exec(sql string, args ...any) {
 	p.t.Helper()

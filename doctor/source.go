@@ -172,6 +172,9 @@ func (s *source) admin(ctx context.Context) {
 	}
 	i := slices.IndexFunc(facts.Tables, func(t wal.TableFacts) bool { return t.Kind != "" && !t.Owner })
 	switch {
+	case facts.Standby:
+		s.fail(checkAdmin, fmt.Sprintf("publication %s has to be created, and source.dsn leads to a standby, which takes no writes", s.Source.Publication),
+			"set source.admin_dsn to the primary, or run the statement there", wal.CreatePublicationSQL(s.Source))
 	case !s.Create: // the publication's own check says what is missing
 		s.ok(checkAdmin, "source.create is false, so nothing is created")
 	case !facts.CreateInDB || i >= 0:

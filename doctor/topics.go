@@ -257,14 +257,14 @@ func (k *kafka) transactions(ctx context.Context) {
 	}
 	longest, asked := number(k.settings, "transaction.max.timeout.ms", -1), k.Kafka.TransactionTimeout().Milliseconds()
 	switch {
+	case longest >= 0 && asked > longest:
+		k.fail(checkTransactions, fmt.Sprintf("transaction.timeout.ms is %d, and the brokers allow %d", asked, longest), "lower transaction.timeout.ms in kafka.options, or raise transaction.max.timeout.ms on the brokers")
 	case errors.Is(err, kerr.TransactionalIDAuthorizationFailed):
 		k.fail(checkTransactions, "transactional id "+id+" is not allowed", "kafka-acls --add --allow-principal User:NAME --operation Write --operation Describe --transactional-id '"+id+"'")
 	case errors.Is(err, kerr.TransactionalIDNotFound):
 		k.ok(checkTransactions, "transactional id %s is free, and may be described; whether it may be written shows at the first start", id)
 	case err != nil:
 		k.fail(checkTransactions, fmt.Sprintf("transactional id %s cannot be looked up: %v", id, err), "see that the topic __transaction_state has leaders and enough replicas in sync")
-	case longest >= 0 && asked > longest:
-		k.fail(checkTransactions, fmt.Sprintf("transaction.timeout.ms is %d, and the brokers allow %d", asked, longest), "lower transaction.timeout.ms in kafka.options, or raise transaction.max.timeout.ms on the brokers")
 	default:
 		k.ok(checkTransactions, "transactional id %s is known, in state %s", id, described[id].State)
 	}

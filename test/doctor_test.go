@@ -248,6 +248,9 @@ func TestBrokenSetups(t *testing.T) {
 			}
 			a.judgeBut(s.tolerated...)
 			a.mustPass() // beside the relay
+			if status, body, err := r.Get(t.Context(), "/api/doctor"); err != nil || status != 200 || !strings.Contains(body, `"check":"slot.state","state":"ok"`) {
+				t.Errorf("/api/doctor: %d, %v: %.300s", status, err, body)
+			}
 			a.stop(r)
 		})
 	}

@@ -15,10 +15,10 @@ DEMO_FLAGS ?=
 # (minutes) and keeps it in the build cache.
 GOLANGCI_LINT := go tool -modfile=tools/go.mod golangci-lint
 
-.PHONY: help build test race lint fmt fuzz trials memory bench demo ci
+.PHONY: help build test race lint fmt fuzz trials memory bench demo alerts screenshots ci
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## the binary, as ./tidemark
 	go build -trimpath -o tidemark .
@@ -50,6 +50,12 @@ bench: ## the benchmarks that match BENCH, for BENCHTIME (1s) each
 
 demo: ## the whole path on one screen, with DEMO_FLAGS; needs nothing installed
 	go run . demo $(DEMO_FLAGS)
+
+alerts: ## hold the board and the alerts in deploy/ against Prometheus's parser and the metrics that are served
+	cd deploy/check && go test ./...
+
+screenshots: ## take those of the page anew, into docs/; needs chromium
+	go test -count=1 -run TestThePageInABrowser ./cli -args -screenshots $(CURDIR)/docs
 
 ci: ## everything: what has to pass before a change is done
 	.ci/run

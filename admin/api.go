@@ -36,6 +36,19 @@ func (s *Server) api(mux *http.ServeMux) {
 		return s.options.Event(r.Context(), r.PathValue("id"))
 	}))
 	mux.HandleFunc("GET /api/parked", s.answer(s.options.Parked != nil, func(r *http.Request) (any, error) { return s.options.Parked(r.Context()) }))
+	show := func(payload bool) func(*http.Request) (any, error) {
+		return func(r *http.Request) (any, error) {
+			return s.options.ParkedEvent(r.Context(), r.PathValue("id"), payload)
+		}
+	}
+	open, closed := s.answer(s.options.ParkedEvent != nil, show(false)), s.change(s.options.ParkedEvent != nil, show(true))
+	mux.HandleFunc("GET /api/parked/{id}", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("payload") == "true" {
+			closed(w, r)
+			return
+		}
+		open(w, r)
+	})
 	mux.HandleFunc("GET /api/doctor", s.answer(s.options.Doctor != nil, func(r *http.Request) (any, error) { return s.options.Doctor(r.Context()) }))
 	mux.HandleFunc("POST /api/parked/{id}/release", s.change(s.options.Release != nil, func(r *http.Request) (any, error) {
 		return map[string]string{"released": r.PathValue("id")}, s.options.Release(r.Context(), r.PathValue("id"))
@@ -83,7 +96,9 @@ func (s *Server) serve(there bool, limit time.Duration, work func(*http.Request)
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), limit)
 		defer cancel()
-		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(limit + writeLimit)) // a test's writer has none
+		control := http.NewResponseController(w)
+		_ = control.SetWriteDeadline(time.Now().Add(limit + writeLimit))
+		_ = control.SetReadDeadline(time.Now().Add(limit + writeLimit)) // the server's would end ctx
 		select {
 		case s.turns <- struct{}{}:
 			defer func() { <-s.turns }()

@@ -31,6 +31,10 @@ type Options struct {
 	Release, Discard func(ctx context.Context, id string) error
 	Replay           func(ctx context.Context, request json.RawMessage) (any, error)
 	Doctor           func(ctx context.Context) (any, error) // as `doctor --json`
+	// ParkedEvent is as `parked show --json`. The payload is for who has the token.
+	ParkedEvent func(ctx context.Context, id string, payload bool) (any, error)
+	// Live returns, for one viewer, a function that returns what is new for that one since its last call. It asks nobody.
+	Live func() (next func() any)
 
 	Log zerolog.Logger
 }
@@ -40,6 +44,7 @@ type Server struct {
 	options  Options
 	listener net.Listener
 	turns    chan struct{} // holds a token for each request that is being answered by asking others
+	viewers  chan struct{} // and one for each page that is open
 }
 
 // Listen opens the address, so that a port that is taken is known before anything else begins.
@@ -49,7 +54,7 @@ func Listen(ctx context.Context, o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for HTTP: %w: set http.listen to a free address, or to \"\" for none", err)
 	}
-	return &Server{o, listener, make(chan struct{}, atOnce)}, nil
+	return &Server{o, listener, make(chan struct{}, atOnce), make(chan struct{}, mostLive)}, nil
 }
 
 // Addr returns the address that is listened on.
@@ -86,7 +91,8 @@ func (s *Server) handler() http.Handler {
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.options.Gatherer, promhttp.HandlerOpts{}))
 	s.api(mux)
-	return mux
+	s.page(mux)
+	return s.guarded(mux)
 }
 
 func (s *Server) text(w http.ResponseWriter, code int, text string) {

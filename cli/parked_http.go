@@ -59,6 +59,15 @@ func (d *parkedDesk) list(ctx context.Context) (any, error) {
 	return report, err
 }
 
+func (d *parkedDesk) show(ctx context.Context, id string, payload bool) (any, error) {
+	store, _, err := d.open(ctx)
+	if err != nil {
+		return nil, parkedError(err)
+	}
+	events, err := store.Show(ctx, id)
+	return showParked(events, payload), parkedError(err)
+}
+
 func (d *parkedDesk) release(ctx context.Context, id string) error {
 	store, _, err := d.open(ctx)
 	if err == nil {

@@ -68,18 +68,20 @@ func run(ctx context.Context, c *config.Config, log zerolog.Logger, once bool) e
 	if c.HTTP.Listen != "" {
 		desk := &parkedDesk{config: c}
 		defer desk.close()
+		report := func() *statusReport {
+			now := liveReport(c, r)
+			now.Upkeep = care.status()
+			return now
+		}
 		server, err := admin.Listen(ctx, admin.Options{
 			Listen: c.HTTP.Listen, Token: string(c.HTTP.Token), Ready: r.Ready, Gatherer: registry,
-			Status: func() any {
-				report := liveReport(c, r)
-				report.Upkeep = care.status()
-				return report
-			},
+			Status: func() any { return report() },
 			Event:  func(ctx context.Context, id string) (any, error) { return eventOf(ctx, c, id) },
 			Replay: func(ctx context.Context, body json.RawMessage) (any, error) { return answerReplay(ctx, c, log, body) },
-			Parked: desk.list, Release: desk.release, Discard: desk.discard,
 			Doctor: doctorFor(c),
-			Log:    log.With().Str("component", "admin").Logger(),
+			Live:   liveFeed(c, r, o.Metrics, report),
+			Parked: desk.list, ParkedEvent: desk.show, Release: desk.release, Discard: desk.discard,
+			Log: log.With().Str("component", "admin").Logger(),
 		})
 		if err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -167,6 +168,27 @@ func TestEveryMetricOfTheContractIsServed(t *testing.T) {
 	} {
 		if !strings.Contains(text, "\n"+name) {
 			t.Errorf("/metrics has no %s", name)
+		}
+	}
+	// deploy/metrics.txt is what the board and the alerts are held against.
+	listed, err := os.ReadFile("../deploy/metrics.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]bool{}
+	for line := range strings.Lines(text) {
+		name, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+		name, _, _ = strings.Cut(name, "{")
+		names[name] = true
+	}
+	for name := range strings.FieldsSeq(string(listed)) {
+		if !names[name] {
+			t.Errorf("/metrics has no %s, which deploy/metrics.txt lists", name)
+		}
+	}
+	for name := range names {
+		if strings.HasPrefix(name, "tidemark_") && !strings.HasPrefix(name, "tidemark_kafka_") && !slices.Contains(strings.Fields(string(listed)), name) {
+			t.Errorf("deploy/metrics.txt does not list %s", name)
 		}
 	}
 	if status := w.stop(); status != 0 {

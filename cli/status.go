@@ -147,6 +147,9 @@ func liveReport(c *config.Config, live *relay.Relay) *statusReport {
 	var end pglogrepl.LSN
 	if sight.Slot != nil {
 		slot, end = sight.Slot.Slot, sight.Slot.End
+		if sight.Checkpoint != nil {
+			end = max(end, pglogrepl.LSN(sight.Checkpoint.LSN)) // which is known to be there since
+		}
 	}
 	r := newStatusReport(c, slot, end, sight.Checkpoint)
 	r.Relay, r.At = &status, sight.At

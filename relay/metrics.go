@@ -83,6 +83,7 @@ func (r *Relay) RegisterGauges(registry prometheus.Registerer) {
 	gauge("tidemark_slot_wal_budget_bytes", "source.wal_budget; 0 is none.", func(s Status) float64 { return float64(s.WALBudget) })
 	gauge("tidemark_slot_lag_bytes", "Log from what is confirmed to its end.", func(s Status) float64 { return float64(s.SlotLag) })
 	gauge("tidemark_slot_active", "1 while somebody streams from the slot.", func(s Status) float64 { return oneIf(s.SlotActive) })
+	gauge("tidemark_checkpoint_failing", "1 while the checkpoint cannot be stored.", func(s Status) float64 { return oneIf(s.checkpointError != nil) })
 	gauge("tidemark_leader", "1 while this process streams from the slot.", func(s Status) float64 { return oneIf(s.State == Streaming) })
 }
 

@@ -40,7 +40,7 @@ topic and id), and that the relay is past. The age alone never deletes anything.
                       source.existing_rows: skip): first tidemark verify
 
 The age of a row is that of its mapped timestamp column, else of its commit, if the server has track_commit_timestamp on. Rows
-are deleted in batches of 1,000, of which each is followed by a rest as long as it took; nothing is locked that an insert waits
+are deleted in batches of 500, of which each is followed by a rest as long as it took; nothing is locked that an insert waits
 for. Partitions of a table that is partitioned by a time are dropped as a whole where every row in them can go, their range
 is over and the role owns them; beside writers (detach concurrently), if there is no default partition.
 

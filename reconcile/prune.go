@@ -62,7 +62,7 @@ func (r *PruneReport) Deleted() (n int64) {
 
 const (
 	// pruneBatch rows are deleted in one transaction: some 10 ms of work.
-	pruneBatch = 1000
+	pruneBatch = 500
 	// pruneTries is how often a batch is tried whose rows somebody has locked.
 	pruneTries = 5
 	pruneAgain = 200 * time.Millisecond

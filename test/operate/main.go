@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -50,8 +51,12 @@ func run(ctx context.Context, rows int, verbose bool) (err error) {
 		return err
 	}
 	// It commits as servers do.
-	durable := map[string]string{"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", "max_wal_size": "4GB"}
-	pg, err := devstack.StartPostgres(ctx, devstack.PostgresOptions{Settings: durable})
+	durable := map[string]string{
+		"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", "max_wal_size": "4GB",
+		"log_lock_waits": "on", "deadlock_timeout": "50ms",
+	} // which makes the server tell of waits that are longer
+	waits := &lockWaits{}
+	pg, err := devstack.StartPostgres(ctx, devstack.PostgresOptions{Settings: durable, Log: waits})
 	if err != nil {
 		return err
 	}
@@ -82,7 +87,17 @@ func run(ctx context.Context, rows int, verbose bool) (err error) {
 			return err
 		}
 	}
+	fmt.Printf("Waits for a lock of 50 ms and more that Postgres has logged, in all of this: %d.\n", waits.n.Load())
 	return nil
+}
+
+// lockWaits counts what the server says of long waits for locks.
+type lockWaits struct{ n atomic.Int64 }
+
+// Write takes lines of the server's log.
+func (w *lockWaits) Write(text []byte) (int, error) {
+	w.n.Add(int64(strings.Count(string(text), "still waiting for")))
+	return len(text), nil
 }
 
 // tidemark runs a command to its end and prints what it took. An exit status of 1 is an answer, too.

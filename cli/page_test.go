@@ -205,7 +205,7 @@ func (w *working) photograph(t *testing.T, ctx context.Context) { //nolint:reviv
 		return
 	}
 	do(t, ctx, chromedp.Evaluate[chromedp.Void]("sessionStorage.clear(); document.querySelector('#token-form').hidden = true; said('')"))
-	w.live(t, 75*time.Second)
+	w.live(t, 60*time.Second)
 	for _, shot := range []struct {
 		name, scheme  string
 		width, height int64

@@ -108,7 +108,7 @@ function showTopics(u) {
 function eventRow(e) {
   const key = e.key === null ? make("td", {}, make("span", { className: "null", textContent: "null" })) : make("td", { textContent: short(e.key), title: e.key });
   const latency = (new Date(e.acked_at) - new Date(e.committed_at)) / 1000;
-  return make("tr", {}, make("td", { className: "when", textContent: clock(e.acked_at) }), make("td", { textContent: short(e.id), title: e.position }),
+  return make("tr", {}, make("td", { className: "when", textContent: clock(e.acked_at) }), make("td", { textContent: e.id, title: e.id + ", position " + e.position }),
     make("td", { textContent: e.topic, title: e.table }), key, make("td", { textContent: e.type }),
     make("td", { className: "n", textContent: e.partition + "/" + e.offset }), make("td", { className: "n", textContent: seconds(Math.max(latency, 0)) }));
 }

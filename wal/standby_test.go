@@ -144,6 +144,13 @@ func TestSlotOnAStandbyOfWhichThePrimaryCannotBeAsked(t *testing.T) {
 		create := func() error {
 			c := s.connect()
 			defer c.Close()
+			eventually(t, "the server has given up the attempt before", func() bool {
+				slot, err := c.Slot(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				return slot == nil
+			})
 			c.slotTimeout = 2 * time.Second
 			_, _, err := c.CreateSlot(t.Context(), false)
 			return err

@@ -48,18 +48,9 @@ func (r *Relay) History(since time.Time) []Point {
 
 // keepHistory adds a point a second, until ctx is done.
 func (r *Relay) keepHistory(ctx context.Context) {
-	before := r.Metrics.latencies()
-	ticker := time.NewTicker(pointEvery)
-	defer ticker.Stop()
-	last := time.Now()
-	for {
-		var now time.Time
-		select {
-		case <-ctx.Done():
-			return
-		case now = <-ticker.C:
-		}
-		after := r.Metrics.latencies()
+	before, last := r.Metrics.latencies(), time.Now()
+	every(ctx, pointEvery, func() {
+		now, after := time.Now(), r.Metrics.latencies()
 		p := Point{At: now.UTC(), P50: after.quantile(before, 0.5), P99: after.quantile(before, 0.99)}
 		if seconds := now.Sub(last).Seconds(); seconds > 0 {
 			p.Rate = float64(after.count-before.count) / seconds
@@ -69,7 +60,7 @@ func (r *Relay) keepHistory(ctx context.Context) {
 		s := r.Status()
 		p.LagSeconds, p.LagBytes, p.RetainedWAL, p.InFlightBytes = s.LagSeconds, s.SlotLag, s.RetainedWAL, s.InFlightBytes
 		r.history.add(p)
-	}
+	})
 }
 
 func (h *history) add(p Point) {

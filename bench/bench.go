@@ -39,6 +39,7 @@ type Load struct {
 	Tables         int      `json:"tables"` // each with a topic of its own
 	Keys           int      `json:"keys"`
 	Partitions     int      `json:"partitions"`
+	TLS            bool     `json:"tls,omitempty"`      // to Postgres and to Kafka, for the raw reader as well
 	Settings       []string `json:"settings,omitempty"` // of the relay: key=value
 }
 
@@ -104,6 +105,7 @@ func Suite(l Load) []Case {
 	with("exactly once", func(l *Load) {
 		l.Settings = append(slices.Clip(l.Settings), "delivery.mode=exactly_once", "checkpoint.store=kafka")
 	})
+	with("TLS on both sides", func(l *Load) { l.TLS = true })
 	return cases
 }
 
@@ -120,6 +122,13 @@ func Run(ctx context.Context, o Options) (r *Result, err error) {
 		cases = []Case{{"", o.Load}}
 	}
 	for _, c := range cases {
+		if c.Load.TLS && s.tls == nil {
+			if len(cases) == 1 {
+				return nil, errNoTLS
+			}
+			o.Progress(fmt.Sprintf("%s is left out: %v", c.Name, errNoTLS))
+			continue
+		}
 		measured, err := measure(ctx, &o, s, c)
 		if err != nil {
 			if c.Name != "" {

@@ -149,6 +149,24 @@ func TestInterruptedRunLeavesNothingBehind(t *testing.T) {
 	}
 }
 
+func TestTLSIsLeftOutWhereTheServersAreGiven(t *testing.T) {
+	o := given(t)
+	o.Load.TLS = true
+	if _, err := bench.Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "leave out --source and --brokers") {
+		t.Errorf("the error is %v", err)
+	}
+	plain := o.Load
+	plain.TLS, plain.Rows = false, 100
+	o.Cases, o.Runs = []bench.Case{{Name: "as it is", Load: plain}, {Name: "TLS on both sides", Load: o.Load}}, 1
+	result, err := bench.Run(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(result.Cases) != 1 || result.Cases[0].Name != "as it is" {
+		t.Errorf("measured: %+v", result.Cases)
+	}
+}
+
 func TestServersThatCannotBeUsedAreAnError(t *testing.T) {
 	for want, brokers := range map[string]string{"connect to the source": "127.0.0.1:1", "configure the Kafka client": "127.0.0.1:none"} {
 		o := bench.Options{

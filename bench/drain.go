@@ -35,11 +35,11 @@ func environment(settings []string) ([]string, error) {
 // startRelay starts the relay as a user would, with its configuration in the environment and without any other.
 func (st *stage) startRelay(ctx context.Context, executable, slot, topicPrefix string) (*process, error) {
 	settings := []string{
-		"source.dsn=" + st.dsn,
+		"source.dsn=" + st.source,
 		"source.slot=" + slot,
 		"source.publication=" + publication,
 		"source.create=false",
-		"kafka.brokers=" + strings.Join(st.brokers, ","),
+		"kafka.brokers=" + strings.Join(st.target, ","),
 		"checkpoint.path=" + filepath.Join(st.dir, slot),
 		"checkpoint.topic=" + checkpointTopic(slot),
 		"http.listen=",
@@ -49,6 +49,9 @@ func (st *stage) startRelay(ctx context.Context, executable, slot, topicPrefix s
 		settings = append(settings,
 			fmt.Sprintf("outbox.%d.table=%s", i, st.table(i)),
 			fmt.Sprintf("outbox.%d.topic=%s{aggregatetype}", i, topicPrefix))
+	}
+	if st.load.TLS {
+		settings = append(settings, st.tls.settings()...)
 	}
 	if slices.Contains(st.load.Settings, "checkpoint.store=kafka") {
 		if err := st.createCheckpointTopic(ctx, slot); err != nil {

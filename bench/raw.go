@@ -28,7 +28,7 @@ func (st *stage) drainRaw(ctx context.Context) (Drain, error) {
 }
 
 func (st *stage) readRaw(ctx context.Context, slot string) (d Drain, err error) {
-	config, err := pgconn.ParseConfig(st.dsn)
+	config, err := pgconn.ParseConfig(st.source)
 	if err != nil {
 		return Drain{}, err
 	}

@@ -28,6 +28,8 @@ type servers struct {
 
 	postgresName, kafkaName string
 
+	tls *secured // nil unless both are embedded and real
+
 	cold bool // the broker was just started, and Java has optimised none of it yet
 
 	closers []io.Closer
@@ -43,11 +45,17 @@ func openServers(ctx context.Context, o *Options) (*servers, error) {
 
 func (s *servers) open(ctx context.Context, o *Options) error {
 	postgres, kafka := "given", "given"
+	certificates, err := serverTLS()
+	if err != nil {
+		return err
+	}
+	var embedded *devstack.Postgres
 	if s.dsn == "" {
 		postgres = "embedded, TCP"
 		o.Progress("starting Postgres…")
 		p, err := devstack.StartPostgres(ctx, devstack.PostgresOptions{
 			Settings: map[string]string{"shared_buffers": "256MB", "max_wal_size": "8GB"},
+			TLS:      certificates,
 			Progress: o.Progress,
 		})
 		if err != nil {
@@ -55,12 +63,16 @@ func (s *servers) open(ctx context.Context, o *Options) error {
 		}
 		s.closers = append(s.closers, p)
 		s.dsn = p.DSN("postgres")
+		embedded = p
 	}
 	if len(s.brokers) == 0 {
 		o.Progress("starting Kafka…")
-		var err error
-		if kafka, err = s.startKafka(ctx, o); err != nil {
+		var broker *devstack.Kafka
+		if broker, kafka, err = s.startKafka(ctx, o, certificates); err != nil {
 			return err
+		}
+		if embedded != nil && broker != nil {
+			s.tls = &secured{dsn: embedded.SecureDSN("postgres"), brokers: broker.BrokersAt(devstack.ListenerTLS), caFile: embedded.CAFile()}
 		}
 	}
 	client, err := kgo.NewClient(kgo.SeedBrokers(s.brokers...), kgo.ClientID("tidemark-bench"))
@@ -72,26 +84,28 @@ func (s *servers) open(ctx context.Context, o *Options) error {
 	return s.name(ctx, postgres, kafka)
 }
 
-// startKafka starts a real one if that is possible here.
-func (s *servers) startKafka(ctx context.Context, o *Options) (kind string, err error) {
+// startKafka starts a real one if that is possible here; else broker is nil.
+func (s *servers) startKafka(ctx context.Context, o *Options, certificates *devstack.TLS) (broker *devstack.Kafka, kind string, err error) {
 	if missing := devstack.HaveKafka(); missing != nil {
 		o.Progress(fmt.Sprintf("no real Kafka can be started (%v): an imitation in this process takes its place", missing))
 		fake, err := devstack.StartFakeKafka(devstack.FakeKafkaOptions{})
 		if err != nil {
-			return "", err
+			return nil, "", err
 		}
 		s.closers = append(s.closers, fake)
 		s.brokers = fake.Brokers()
-		return "imitation in the benchmark's own process", nil
+		return nil, "imitation in the benchmark's own process", nil
 	}
-	broker, err := devstack.StartKafka(ctx, devstack.KafkaOptions{Throughput: true, Progress: o.Progress})
+	broker, err = devstack.StartKafka(ctx, devstack.KafkaOptions{
+		Throughput: true, Security: &devstack.KafkaSecurity{TLS: certificates}, Progress: o.Progress,
+	})
 	if err != nil {
-		return "", err
+		return nil, "", err
 	}
 	s.closers = append(s.closers, broker)
 	s.brokers = broker.Brokers()
 	s.cold = true
-	return "embedded", nil
+	return broker, "embedded", nil
 }
 
 // name asks the servers what they are.
@@ -164,8 +178,10 @@ const (
 type stage struct {
 	*servers
 	load   Load
-	name   string // of the database, and the prefix of every slot, topic and file
-	dsn    string
+	name   string   // of the database, and the prefix of every slot, topic and file
+	dsn    string   // ours
+	source string   // the readers': dsn, or the way through TLS
+	target []string // the relay's brokers
 	dir    string
 	slots  int
 	topics []string // that were created and not deleted
@@ -194,6 +210,13 @@ func (st *stage) open(ctx context.Context) error {
 	var err error
 	if st.dsn, err = inDatabase(s.dsn, st.name); err != nil {
 		return err
+	}
+	st.source, st.target = st.dsn, s.brokers
+	if l.TLS {
+		st.target = s.tls.brokers
+		if st.source, err = inDatabase(s.tls.dsn, st.name); err != nil {
+			return err
+		}
 	}
 	if st.dir, err = os.MkdirTemp("", "tidemark-bench-"); err != nil {
 		return fmt.Errorf("make a directory for checkpoints: %w", err)

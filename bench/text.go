@@ -26,6 +26,9 @@ func (m *Measured) describe() string {
 	l := &m.Load
 	s := fmt.Sprintf("%s with a payload of %s, %s a transaction, %s, %s, %s",
 		rowsOf(l.Rows), bytesOf(l.Size), comma(min(l.PerTransaction, l.Rows)), plural(l.Tables, "table"), plural(l.Keys, "key"), plural(l.Partitions, "partition"))
+	if l.TLS {
+		s += ", TLS to both servers"
+	}
 	if len(l.Settings) > 0 {
 		s += ", " + strings.Join(l.Settings, " ")
 	}

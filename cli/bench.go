@@ -56,6 +56,8 @@ BENCH_PUBLICATION, BENCH_BROKERS, BENCH_TOPIC_PREFIX), a scratch directory (BENC
 				return wrongUsage(cmd, err)
 			case f.Runs < 1:
 				return wrongUsage(cmd, fmt.Errorf("--runs %d: at least one", f.Runs))
+			case f.Load.TLS && (f.Source != "" || len(f.Brokers) > 0):
+				return wrongUsage(cmd, errors.New("--tls is between embedded servers; leave out --source and --brokers"))
 			case f.For < 0 || f.Idle < 0:
 				return wrongUsage(cmd, errors.New("--for and --idle: not less than 0"))
 			}
@@ -70,6 +72,7 @@ BENCH_PUBLICATION, BENCH_BROKERS, BENCH_TOPIC_PREFIX), a scratch directory (BENC
 	flags.IntVar(&l.Tables, "tables", l.Tables, "outbox tables, each with a topic of its own")
 	flags.IntVar(&l.Keys, "keys", l.Keys, "keys")
 	flags.IntVar(&l.Partitions, "partitions", l.Partitions, "partitions of a topic")
+	flags.BoolVar(&l.TLS, "tls", false, "relay and raw reader reach Postgres and Kafka, embedded ones, through TLS")
 	flags.StringArrayVar(&l.Settings, "set", nil, "a configuration key of the relay, key=value; may be repeated")
 	flags.StringVar(&f.Source, "source", "", "DSN of a Postgres on which databases may be created (default an embedded one)")
 	flags.StringSliceVar(&f.Brokers, "brokers", nil, "Kafka brokers, host:port (default an embedded one)")

@@ -34,6 +34,8 @@ type KafkaOptions struct {
 	// AdvertisedPort is the port of 127.0.0.1 that clients are sent to, instead of the broker's own: that of a proxy.
 	// It is for a single broker.
 	AdvertisedPort int
+	// Security adds listeners with TLS and login, see BrokersAt.
+	Security *KafkaSecurity
 	// Throughput lets Java optimise the brokers fully, as it does by default elsewhere. That is for benchmarks: it takes two
 	// seconds of processor time more to start a broker, which a test would hardly get back.
 	Throughput bool
@@ -51,6 +53,7 @@ type KafkaOptions struct {
 type Kafka struct {
 	settings   map[string]string
 	advertised int
+	security   *KafkaSecurity
 	dir        string
 	keep       bool // dir is the caller's
 	scratch    *scratch
@@ -69,6 +72,7 @@ type kafkaNode struct {
 	number                     int // node.id; from 1
 	dir                        string
 	client, broker, controller int // ports
+	secure                     map[Listener]int
 	log                        *serverLog
 	proc                       *process // nil before the first start
 	paused                     bool
@@ -101,6 +105,7 @@ func StartKafka(ctx context.Context, opts KafkaOptions) (*Kafka, error) {
 	k := &Kafka{
 		settings:   opts.Settings,
 		advertised: opts.AdvertisedPort,
+		security:   opts.Security,
 		dir:        scratch.dir,
 		scratch:    scratch,
 		java:       program,
@@ -157,16 +162,30 @@ func (k *Kafka) startOnFreePorts(ctx context.Context) error {
 }
 
 func (k *Kafka) choosePorts(ctx context.Context) error {
-	var taken []int
+	taken := []int{0}
+	free := func(port *int) (err error) {
+		for *port = 0; slices.Contains(taken, *port) && err == nil; {
+			*port, err = freePort(ctx)
+		}
+		taken = append(taken, *port)
+		return err
+	}
 	for _, n := range k.nodes {
 		for _, port := range []*int{&n.client, &n.broker, &n.controller} {
-			for *port = 0; *port == 0 || slices.Contains(taken, *port); {
-				var err error
-				if *port, err = freePort(ctx); err != nil {
-					return err
-				}
+			if err := free(port); err != nil {
+				return err
 			}
-			taken = append(taken, *port)
+		}
+		if k.security == nil {
+			continue
+		}
+		n.secure = make(map[Listener]int)
+		for _, l := range secureListeners() {
+			var port int
+			if err := free(&port); err != nil {
+				return err
+			}
+			n.secure[l] = port
 		}
 	}
 	return nil
@@ -263,23 +282,39 @@ func (k *Kafka) writeConf(n *kafkaNode) error {
 		"broker.heartbeat.interval.ms": "500",
 	}
 	maps.Copy(settings, k.settings)
+	others := []string{address("BROKER", n.broker), address("CONTROLLER", n.controller)}
+	for _, l := range slices.Sorted(maps.Keys(n.secure)) {
+		others = append(others, address(string(l), n.secure[l]))
+	}
+	listeners := strings.Join(others, ",")
+	if k.security != nil {
+		secure, err := n.secureSettings(k.security)
+		if err != nil {
+			return err
+		}
+		maps.Copy(settings, secure)
+	}
 	maps.Copy(settings, map[string]string{
 		"node.id":                        strconv.Itoa(n.number),
 		"process.roles":                  "broker,controller",
 		"log.dirs":                       n.dataDir(),
 		"controller.quorum.voters":       strings.Join(voters, ","),
 		"controller.listener.names":      "CONTROLLER",
-		"listener.security.protocol.map": "CLIENT:PLAINTEXT,BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT",
+		"listener.security.protocol.map": "CLIENT:PLAINTEXT,BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT,TLS:SSL,MUTUAL:SSL,SASL:SASL_SSL",
 		// Brokers talk among (and to) themselves past the proxy that clients may be sent to.
 		"inter.broker.listener.name": "BROKER",
-		"listeners":                  address("CLIENT", n.client) + "," + address("BROKER", n.broker) + "," + address("CONTROLLER", n.controller),
-		"advertised.listeners":       address("CLIENT", advertised) + "," + address("BROKER", n.broker) + "," + address("CONTROLLER", n.controller),
+		"listeners":                  address("CLIENT", n.client) + "," + listeners,
+		"advertised.listeners":       address("CLIENT", advertised) + "," + listeners,
 	})
 	return writeProperties(n.confPath(), settings)
 }
 
 func (k *Kafka) format(ctx context.Context, n *kafkaNode) error {
-	cmd := k.command(ctx, n, "kafka.tools.StorageTool", "format", "--cluster-id", k.id, "--config", n.confPath())
+	args := []string{"format", "--cluster-id", k.id, "--config", n.confPath()}
+	if k.security != nil {
+		args = append(args, k.security.scramArguments()...)
+	}
+	cmd := k.command(ctx, n, "kafka.tools.StorageTool", args...)
 	if output, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("format the data directory of Kafka: %w%s", err, quoteLog(string(output)))
 	}
@@ -311,8 +346,7 @@ func (k *Kafka) command(ctx context.Context, n *kafkaNode, class string, args ..
 		// Info is some hundred lines a start, and buries what an error should quote.
 		"-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
 		"-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
-		class,
-	}, args)
+	}, k.security.flags(n), []string{class}, args)
 	cmd := exec.CommandContext(ctx, k.java, java...)
 	cmd.Dir = n.dir
 	return cmd

@@ -52,6 +52,10 @@ type PostgresOptions struct {
 	// Settings are added to, and override, those that make logical replication work and start-up quick. The address,
 	// the port and the socket directory are not theirs to choose.
 	Settings map[string]string
+	// TLS makes the server take encrypted connections, too; see SecureDSN.
+	TLS *TLS
+	// HBA are lines of pg_hba.conf that take the place of those that let everybody in over TCP. The socket stays open.
+	HBA []string
 	// Dir keeps the data and the log after Close, and a later StartPostgres with it takes the data up again; so does one
 	// whose Dir holds a copy of another server's data directory as Dir/data. By default a temporary directory is used,
 	// which Close removes. As root, Dir must be reachable for the unprivileged account that runs Postgres; below
@@ -63,10 +67,13 @@ type PostgresOptions struct {
 	Progress func(string)
 }
 
-// Postgres is a server of this process's own, on 127.0.0.1 and on a unix socket, with the superuser postgres and no password.
+// Postgres is a server of this process's own, on 127.0.0.1 and on a unix socket, with the superuser postgres and no password,
+// unless PostgresOptions.HBA asks for one.
 // Its methods may be called by any goroutine.
 type Postgres struct {
 	settings map[string]string
+	tls      *TLS
+	hba      []string
 	bin      string
 	dir      string
 	data     string
@@ -111,6 +118,8 @@ func StartPostgres(ctx context.Context, opts PostgresOptions) (*Postgres, error)
 	}
 	p := &Postgres{
 		settings: opts.Settings,
+		tls:      opts.TLS,
+		hba:      opts.HBA,
 		bin:      filepath.Join(dist, "bin", "postgres"),
 		dir:      scratch.dir,
 		scratch:  scratch,
@@ -189,6 +198,9 @@ func (p *Postgres) start(ctx context.Context) error {
 	settings["port"] = strconv.Itoa(p.port)
 	settings["unix_socket_directories"] = p.SocketDir()
 	settings["logging_collector"] = "off"
+	if err := p.secure(settings); err != nil {
+		return err
+	}
 	if err := writeConf(filepath.Join(p.data, confName), settings); err != nil {
 		return err
 	}
@@ -282,7 +294,7 @@ func (p *Postgres) Log() string { return p.log.tail() }
 
 // CreateDatabase makes an empty database.
 func (p *Postgres) CreateDatabase(ctx context.Context, name string) error {
-	conn, err := pgx.Connect(ctx, p.DSN("postgres"))
+	conn, err := pgx.Connect(ctx, p.SocketDSN("postgres"))
 	if err != nil {
 		return fmt.Errorf("create database %s: %w", name, err)
 	}

@@ -51,11 +51,13 @@ func sourceOptions(c *config.Config) wal.Options {
 }
 
 func tables(c *config.Config) []decode.Table {
+	formats := map[string]decode.Format{"plain": decode.Plain}
 	onNull := map[string]decode.OnNull{"tombstone": decode.Tombstone, "empty": decode.Empty, "poison": decode.PoisonNull}
 	out := make([]decode.Table, 0, len(c.Outbox))
 	for _, t := range c.Outbox {
 		table := decode.Table{
-			Name: t.Table, Columns: decode.Columns(t.Columns), Topic: t.Topic, Key: t.Key, OnNull: onNull[t.OnNull],
+			Name: t.Table, Columns: decode.Columns(t.Columns), Topic: t.Topic, Key: t.Key,
+			Format: formats[t.Format], OnNull: onNull[t.OnNull],
 		}
 		for _, h := range t.Headers {
 			table.Headers = append(table.Headers, decode.HeaderTemplate(h))

@@ -25,40 +25,35 @@ func newBuilder(source string) builder {
 	return builder{source: []byte(source), topics: topics{}}
 }
 
-// event makes *ev the event of one row. row has a value for each of the mapping's columns.
+// event makes *ev the event of one row. row has a value for each of the mapping's columns. What every record is made of is
+// read here; its headers, and what form the value has, are its format's.
 func (b *builder) event(m *mapping, row []value, pos Position, at time.Time, ev *Event) {
 	*ev = Event{Position: pos, CommitTime: at, Table: m.table.name, Partition: AnyPartition, Timestamp: at}
-	poison := func(what string, err error) {
-		if err != nil && ev.Poison == nil {
-			ev.Poison = fmt.Errorf("%s: %w", what, err)
-		}
-	}
-
 	id, _ := b.fill(&m.id, row) // text has no malformed form
 	ev.ID = alias(id)
 	if len(id) == 0 {
-		poison("id", fmt.Errorf("column %q is null or empty", m.table.columns.ID))
+		ev.poison("id", fmt.Errorf("column %q is null or empty", m.table.columns.ID))
 	}
 
 	var err error
 	ev.Topic, err = b.topic(&m.topic, row)
-	poison("topic", err)
+	ev.poison("topic", err)
 	ev.Key, err = b.fill(&m.key, row)
-	poison("key", err)
+	ev.poison("key", err)
 	ev.Value, err = b.fill(&m.payload, row)
-	poison("payload", err)
+	ev.poison("payload", err)
 	if ev.Value == nil {
 		switch m.table.onNull {
 		case Tombstone:
 		case Empty:
 			ev.Value = []byte{}
 		case PoisonNull:
-			poison("payload", fmt.Errorf("column %q is null, and on_null is poison", m.table.columns.Payload))
+			ev.poison("payload", fmt.Errorf("column %q is null, and on_null is poison", m.table.columns.Payload))
 		}
 	}
 	if m.partition >= 0 && row[m.partition].data != nil {
 		ev.Partition, err = partition(row[m.partition].data)
-		poison("partition", err)
+		ev.poison("partition", err)
 	}
 	if m.timestamp >= 0 && row[m.timestamp].data != nil {
 		read := recordTimestamp
@@ -66,36 +61,15 @@ func (b *builder) event(m *mapping, row []value, pos Position, at time.Time, ev 
 			read = recordMillis
 		}
 		t, err := read(row[m.timestamp].data)
-		if poison("timestamp", err); err == nil {
+		if ev.poison("timestamp", err); err == nil {
 			ev.Timestamp = t
 		}
 	}
 
-	headers := append(b.slab.open(4+len(m.headers)), Header{Key: HeaderID, Value: id})
-	if !m.eventType.alwaysNull() {
-		v, err := b.fill(&m.eventType, row)
-		poison("type", err)
-		headers = append(headers, Header{Key: headerType, Value: v})
+	switch m.table.format { //nolint:gocritic // a choice, of which there is one so far
+	case Plain:
+		b.plain(m, row, id, ev)
 	}
-	headers = append(headers,
-		Header{Key: HeaderPosition, Value: pos.Append(b.bytes.piece(positionLen))},
-		Header{Key: HeaderSource, Value: b.source})
-	for i := range m.headers {
-		h := &m.headers[i]
-		v, err := b.fill(&h.value, row)
-		if err != nil {
-			poison(fmt.Sprintf("header %q", h.name), err)
-		}
-		if v != nil || !h.dropNull {
-			headers = append(headers, Header{Key: h.name, Value: v})
-		}
-	}
-	if m.headersJSON >= 0 {
-		if headers, err = b.jsonHeaders(headers, row[m.headersJSON].data); err != nil {
-			poison("headers", fmt.Errorf("column %q: %w", m.table.columns.Headers, err))
-		}
-	}
-	ev.Headers = b.slab.close(headers)
 }
 
 // fill returns the text of f in the event's memory; nil if it is null, and only then.

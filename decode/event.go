@@ -1,6 +1,9 @@
 package decode
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // Event is one outbox row on its way to Kafka: where it stands in the log, and the record that it becomes.
 //
@@ -23,6 +26,19 @@ type Event struct {
 	// Poison says why this row cannot become a record (no topic, headers that are no JSON object, …); nil for a good
 	// row. Position, Table and, as far as they could be read, the other fields are set all the same.
 	Poison error
+}
+
+// poison notes why the row cannot become a record, if err says so. The first reason stays.
+func (e *Event) poison(what string, err error) {
+	if err != nil { // nothing more here: this much is inlined, and a good row asks often
+		e.spoil(what, err)
+	}
+}
+
+func (e *Event) spoil(what string, err error) {
+	if e.Poison == nil {
+		e.Poison = fmt.Errorf("%s: %w", what, err)
+	}
 }
 
 // AnyPartition leaves the choice of the partition to the key.

@@ -17,6 +17,7 @@ type Table struct {
 	// names exactly one column and that is null, the key is null; a null among several columns is empty text.
 	Key     string
 	Headers []HeaderTemplate // written after tidemark's own
+	Format  Format
 	OnNull  OnNull
 }
 
@@ -57,6 +58,7 @@ type table struct {
 	topic   Template
 	key     Template
 	headers []header
+	format  Format
 	onNull  OnNull
 }
 
@@ -67,7 +69,7 @@ type header struct {
 
 // compile checks a table and reads its templates. It returns all that is wrong, each error with the configuration key.
 func compile(t Table) (*table, error) {
-	c := &table{name: t.Name, columns: t.Columns, onNull: t.OnNull, headers: make([]header, len(t.Headers))}
+	c := &table{name: t.Name, columns: t.Columns, format: t.Format, onNull: t.OnNull, headers: make([]header, len(t.Headers))}
 	var errs []error
 	wrong := func(key string, err error) {
 		if err != nil {
@@ -86,6 +88,9 @@ func compile(t Table) (*table, error) {
 	}
 	if t.Topic == "" && t.Columns.Topic == "" {
 		wrong("topic", errors.New("neither topic nor columns.topic says where the rows go"))
+	}
+	if t.Format > Plain {
+		wrong("format", fmt.Errorf("%d is not one of Plain", t.Format))
 	}
 	if t.OnNull > PoisonNull {
 		wrong("on_null", fmt.Errorf("%d is not one of Tombstone, Empty, PoisonNull", t.OnNull))

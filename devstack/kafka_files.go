@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -18,39 +17,9 @@ const (
 	kafkaRelease = "4.4.0"
 	// kafkaJava is the oldest Java whose virtual machine runs its broker.
 	kafkaJava = 17
-	// kafkaEntry names the jars in the cache. The last digit is ours: another when kafkaPom changes.
+	// kafkaEntry names the jars in the cache. The last digit is ours: another when what is fetched changes.
 	kafkaEntry = "kafka-" + kafkaRelease + "-1"
 )
-
-// kafkaPom makes Maven fetch Kafka with what it needs to run, and a logger that writes to stderr, which it comes without.
-const kafkaPom = `<project>
-  <modelVersion>4.0.0</modelVersion>
-  <groupId>tidemark</groupId>
-  <artifactId>devstack-kafka</artifactId>
-  <version>1</version>
-  <dependencies>
-    <dependency>
-      <groupId>org.apache.kafka</groupId>
-      <artifactId>kafka_2.13</artifactId>
-      <version>` + kafkaRelease + `</version>
-    </dependency>
-    <dependency>
-      <groupId>org.slf4j</groupId>
-      <artifactId>slf4j-simple</artifactId>
-      <version>1.7.36</version>
-    </dependency>
-  </dependencies>
-  <build>
-    <plugins>
-      <plugin>
-        <groupId>org.apache.maven.plugins</groupId>
-        <artifactId>maven-dependency-plugin</artifactId>
-        <version>3.8.1</version>
-      </plugin>
-    </plugins>
-  </build>
-</project>
-`
 
 // HaveKafka says why a real Kafka cannot be started here, or returns nil if nothing stands against it but the network.
 func HaveKafka() error {
@@ -107,51 +76,9 @@ func kafkaJars(ctx context.Context, progress func(string)) (string, error) {
 }
 
 func fetchKafka(ctx context.Context, dir string, progress func(string)) error {
-	pom := filepath.Join(dir, "pom.xml")
-	if err := os.WriteFile(pom, []byte(kafkaPom), 0o644); err != nil {
+	kafka := pom("org.apache.kafka:kafka_2.13:"+kafkaRelease, "org.slf4j:slf4j-simple:1.7.36") // and a logger, which it comes without
+	if err := runMaven(ctx, dir, kafka, "fetching Kafka "+kafkaRelease+" (about 45 MB, once)…", progress); err != nil {
 		return err
-	}
-	args := []string{
-		"--batch-mode", "--quiet", "--file", pom, "dependency:copy-dependencies",
-		"-DincludeScope=runtime", "-DoutputDirectory=" + filepath.Join(dir, "libs"),
-	}
-	// An account without a home (CI, containers) has no place for Maven's own cache either.
-	if home, err := os.UserHomeDir(); err != nil || usableCache(filepath.Join(home, ".m2")) != nil {
-		repository := filepath.Join(dir, "m2")
-		defer os.RemoveAll(repository) //nolint:errcheck // only wastes space
-		args = append(args, "-Dmaven.repo.local="+repository)
-	}
-	mvn := exec.CommandContext(ctx, "mvn", args...)
-	mvn.Dir = dir
-
-	label := "fetching Kafka " + kafkaRelease + " (about 45 MB, once)…"
-	progress(label)
-	finished := make(chan struct{})
-	var output []byte
-	var err error
-	// Ends with Maven, which ctx ends.
-	go func() {
-		defer close(finished)
-		output, err = mvn.CombinedOutput()
-	}()
-	started := time.Now()
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-			progress(fmt.Sprintf("%s %d s", label, int(time.Since(started).Seconds())))
-			continue
-		case <-finished:
-		}
-		break
-	}
-	if err != nil {
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
-		text := strings.TrimSpace(string(output))
-		return fmt.Errorf("run mvn: %w%s", err, quoteLog(text[max(0, len(text)-tailBytes):]))
 	}
 	if !exists(filepath.Join(dir, "libs", "kafka_2.13-"+kafkaRelease+".jar")) {
 		return errors.New("run mvn: it succeeded but there is no Kafka")

@@ -178,13 +178,7 @@ func noise(n int) string {
 // limitTopic sets how large the records of a topic may be, and creates it if it is not there.
 func (w *working) limitTopic(t *testing.T, topic, bytes string) {
 	t.Helper()
-	var brokers string
-	for _, entry := range w.environ {
-		if value, ok := strings.CutPrefix(entry, "TIDEMARK_KAFKA_BROKERS="); ok {
-			brokers = value
-		}
-	}
-	client, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(brokers, ",")...))
+	client, err := kgo.NewClient(kgo.SeedBrokers(w.brokers()...))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/tidemark/tidemark/admin"
 	"github.com/tidemark/tidemark/config"
 	"github.com/tidemark/tidemark/relay"
+	"github.com/tidemark/tidemark/tracing"
 )
 
 func (a *app) runCommand() *cobra.Command {
@@ -59,6 +60,11 @@ func run(ctx context.Context, c *config.Config, log zerolog.Logger, once bool) e
 	if c.HTTP.Listen != "" {
 		o.Kafka.Metrics = registry
 	}
+	stopTracing, err := trace(ctx, &o, registry, log)
+	if err != nil {
+		return err
+	}
+	defer stopTracing()
 	r := relay.New(o)
 	r.RegisterGauges(registry)
 
@@ -102,6 +108,21 @@ func run(ctx context.Context, c *config.Config, log zerolog.Logger, once bool) e
 		return err
 	}
 	return nil
+}
+
+// trace has spans made of events, where the environment asks for it, until the function that it returns is called.
+func trace(ctx context.Context, o *relay.Options, registry *prometheus.Registry, log zerolog.Logger) (stop func(), err error) {
+	tracer, err := tracing.Open(ctx, tracing.Options{Version: buildInfo().Version, Log: log.With().Str("component", "tracing").Logger(), Metrics: registry})
+	switch {
+	case tracing.IsInvalid(err):
+		return nil, &usageError{err}
+	case err != nil:
+		return nil, err
+	case tracer == nil:
+		return func() {}, nil
+	}
+	o.Traced = tracer.Published
+	return tracer.Close, nil
 }
 
 // limitMemory lets the garbage collector work harder when more memory is in use than the buffers and what is around them

@@ -122,6 +122,15 @@ func (w *working) exec(t *testing.T, sql string, args ...any) {
 	}
 }
 
+func (w *working) brokers() []string {
+	for _, entry := range w.environ {
+		if value, ok := strings.CutPrefix(entry, "TIDEMARK_KAFKA_BROKERS="); ok {
+			return strings.Split(value, ",")
+		}
+	}
+	return nil
+}
+
 func (w *working) get(t *testing.T, path string) (int, string) {
 	t.Helper()
 	return w.ask(t, http.MethodGet, path, "")

@@ -447,3 +447,11 @@ func (p *path) acked(d *publish.Delivery, err error) {
 	d.Release()
 	p.flying.comeBack(bytes, slab)
 }
+
+// ackedTraced is acked where spans are made of events.
+func (p *path) ackedTraced(d *publish.Delivery, err error) {
+	if err == nil {
+		p.Traced(&d.Event, d.Partition, d.Offset)
+	}
+	p.acked(d, err)
+}

@@ -47,6 +47,9 @@ type Options struct {
 
 	Log     zerolog.Logger
 	Metrics *Metrics // nil: kept for nobody
+	// Traced is told of each event that Kafka has acknowledged, on the producer's goroutine, and must not block. The event is
+	// borrowed. nil: nobody is, at no cost.
+	Traced func(ev *decode.Event, partition int32, offset int64)
 }
 
 // Store keeps the checkpoint durably.

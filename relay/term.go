@@ -25,8 +25,12 @@ func (r *Relay) newPath(ctx context.Context, l *lead) (*path, error) {
 	}
 	kafka := r.Kafka
 	kafka.EndGrace = r.DrainTimeout
+	acked := p.acked
+	if r.Traced != nil {
+		acked = p.ackedTraced
+	}
 	var err error
-	if p.pub, err = publish.Open(kafka, p.acked); err != nil {
+	if p.pub, err = publish.Open(kafka, acked); err != nil {
 		return nil, &hinted{err, "correct kafka in the configuration"}
 	}
 	if r.ExactlyOnce {

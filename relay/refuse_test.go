@@ -1,7 +1,10 @@
 package relay_test
 
 import (
+	"context"
 	"errors"
+	"net/url"
+	"strings"
 	"testing"
 
 	"github.com/tidemark/tidemark/relay"
@@ -23,4 +26,30 @@ func TestNothingOvertakesARejectedEvent(t *testing.T) {
 		t.Fatalf("Run returned %v, want the event that cannot be published", err)
 	}
 	b.records("outbox.event.good", before)
+}
+
+// A role that may not read the table is told so before anything is made: a slot would keep log that nobody reads.
+func TestNoSlotIsMadeForARoleThatMayNotReadTheTable(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	role := b.slot + "_r"
+	b.exec("create role " + role + " login replication")
+	t.Cleanup(func() { _, _ = b.db.Exec(context.Background(), "drop role "+role) })
+	b.exec("create publication tidemark for table outbox with (publish = 'insert')")
+	u, err := url.Parse(b.dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.User(role)
+	b.options.Source.DSN = u.String()
+	if err := b.start().wait(); err == nil || !strings.Contains(err.Error(), `grant select on "public"."outbox" to "`+role) {
+		t.Errorf("Run: %v", err)
+	}
+	var slots int
+	if err := b.db.QueryRow(t.Context(), "select count(*) from pg_replication_slots where slot_name = $1", b.slot).Scan(&slots); err != nil || slots > 0 {
+		t.Errorf("%d slots, %v", slots, err)
+	}
+	if c, err := b.store.Load(t.Context()); c != nil || err != nil {
+		t.Errorf("stored is %+v, %v", c, err)
+	}
 }

@@ -321,6 +321,11 @@ func (r *Relay) createSlot(ctx context.Context, l *lead, again bool) error {
 	} else {
 		l.stored.State = checkpoint.ExistingRows
 	}
+	if l.existing {
+		if err := l.conn.MayRead(ctx); err != nil {
+			return err
+		}
+	}
 	if err := r.Store.Save(ctx, &l.stored, l.stored.Writer); err != nil {
 		return err
 	}

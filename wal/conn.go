@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -377,12 +378,36 @@ func unreadableDSN(err error) error {
 
 // explainConnect is explain for a failed attempt to connect. pgconn has taken the password out of the text.
 func explainConnect(err error) error {
-	err = explain(fmt.Errorf("connect to the source: %w", err))
+	err = explain(fmt.Errorf("connect to the source: %w", oncePerAddress(err)))
 	if IsPermanent(err) || sqlState(err) != "" {
 		return err
 	}
 	return &unreachable{err}
 }
+
+// oncePerAddress leaves out what pgconn says of an address more than once, as it does where TLS is tried first and then not.
+func oncePerAddress(err error) error {
+	lines := strings.Split(err.Error(), "\n")
+	once := lines[:0:0]
+	for _, line := range lines {
+		if !slices.Contains(once, line) {
+			once = append(once, line)
+		}
+	}
+	if len(once) == len(lines) {
+		return err
+	}
+	return &retold{strings.Join(once, "\n"), err}
+}
+
+// retold is an error in shorter words.
+type retold struct {
+	text string
+	err  error
+}
+
+func (r *retold) Error() string { return r.text }
+func (r *retold) Unwrap() error { return r.err }
 
 // unreachable is a failed attempt to connect that the server has not answered.
 type unreachable struct{ err error }

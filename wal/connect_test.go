@@ -47,6 +47,24 @@ func TestConnectTellsWhoTheServerIs(t *testing.T) {
 	}
 }
 
+// Without TLS pgconn tries an address twice, and says so twice.
+func TestAnAddressIsNamedOnce(t *testing.T) {
+	t.Parallel()
+	for name, connect := range map[string]func(Options) error{
+		"replication": func(o Options) error { _, err := Connect(t.Context(), o); return err },
+		"SQL":         func(o Options) error { _, err := OpenSetup(t.Context(), o); return err },
+	} {
+		err := connect(Options{DSN: "postgres://u@127.0.0.1:1/d"})
+		if err == nil || strings.Count(err.Error(), "refused") != 1 || !strings.Contains(err.Error(), "listen_addresses") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	one := errors.New("one")
+	if got := oncePerAddress(fmt.Errorf("a\n\tb\n\tc\n\tb: %w", one)); got.Error() != "a\n\tb\n\tc\n\tb: one" || !errors.Is(got, one) {
+		t.Errorf("what differs is left out: %v", got)
+	}
+}
+
 // refusals are servers' and their errors' ways to say no. permanent is what a person has to mend.
 func TestConnectSaysWhatToDo(t *testing.T) {
 	t.Parallel()

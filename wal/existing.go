@@ -2,6 +2,7 @@ package wal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -45,6 +46,30 @@ func (c *Conn) OpenSnapshot(ctx context.Context, snapshot string) (*Snapshot, er
 // Close ends the connection.
 func (s *Snapshot) Close() { closeSQL(s.conn) }
 
+// MayRead returns an error if the role may not read one of the outbox tables, so that Rows would fail: by then there would be
+// a slot, which keeps log that nobody reads.
+func (c *Conn) MayRead(ctx context.Context) error {
+	for _, table := range c.options.Tables {
+		schema, name := splitTable(table)
+		var role string // who may not
+		err := c.queryJSON(ctx, fmt.Sprintf(`select to_jsonb(session_user::text) from pg_class c join pg_namespace n on n.oid = c.relnamespace
+			where n.nspname = %s and c.relname = %s and not (has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select'))`,
+			quoteLiteral(schema), quoteLiteral(name)), &role)
+		if err != nil {
+			return fmt.Errorf("look up the rights on %s: %w", table, err)
+		}
+		if role != "" {
+			return unreadable(table, role, errors.New("permission denied"))
+		}
+	}
+	return nil
+}
+
+func unreadable(table, role string, err error) error {
+	return permanent(fmt.Errorf("read the existing rows of %s: %w", table, err),
+		"let the role read it: "+strings.Join(GrantReadSQL(role, table), "; ")+"; or set source.existing_rows: skip, if none of them has to be published")
+}
+
 // Rows calls columns once, and then row for every row of table, values in the order of the columns, as text, nil for
 // null, borrowed until row returns. After an error only Close is left to do. Rows come in the order in which they were
 // most likely committed: by the id column if it is a whole number, else by the age of the inserting transaction, then by
@@ -69,8 +94,7 @@ func (s *Snapshot) Rows(ctx context.Context, table, idColumn string, columns fun
 		return fmt.Errorf("read the existing rows of %s: the standby was in the way of its own recovery (set hot_standby_feedback = on there, or raise max_standby_streaming_delay): %w", table, err)
 	}
 	if sqlState(err) == "42501" {
-		return permanent(fmt.Errorf("read the existing rows of %s: %w", table, err),
-			"let the role read it: "+strings.Join(GrantReadSQL(s.conn.Config().User, table), "; ")+"; or set source.existing_rows: skip, if none of them has to be published")
+		return unreadable(table, s.conn.Config().User, err)
 	}
 	if err != nil {
 		return explain(fmt.Errorf("read the existing rows of %s: %w", table, err))

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -147,6 +148,39 @@ func TestThePageInABrowser(t *testing.T) {
 	shows(t, ctx, "#topics", "to its topic", has("outbox.event.invoice"))
 	shows(t, ctx, "#state-text", "all is well", has("in Kafka within moments"))
 
+	// Shown and discarded: the payload on request alone, the discard when it is confirmed.
+	w.limitTopic(t, "outbox.event.refund", "2000")
+	doomed := insert("refund", "18", `{"note": "<img src=x>", "filler": "`+noise(6000)+`"}`)
+	shows(t, ctx, "#parked", "the parked event", has(doomed))
+	if text := evaluate[string](t, ctx, "document.documentElement.outerHTML"); strings.Contains(text, "img src=x") {
+		t.Error("a payload is on the page before anybody has asked for it")
+	}
+	do(t, ctx, chromedp.Click(chromedp.CSS(`#parked button:last-child`)))
+	shows(t, ctx, "#parked pre", "the payload, as text", has(`<img src=x>`))
+	do(t, ctx, chromedp.Click(chromedp.CSS(`#parked button.danger`)))
+	shows(t, ctx, "#parked button.danger", "it asks first", has("will never be published"))
+	if _, text := w.get(t, "/api/parked"); !strings.Contains(text, doomed) {
+		t.Errorf("it is discarded before that is confirmed: %s", text)
+	}
+	do(t, ctx, chromedp.Click(chromedp.CSS(`#parked button.danger`)))
+	shows(t, ctx, "#parked-said", "it is discarded", has("Discarded"))
+	shows(t, ctx, "#parked", "it is gone", has("Nothing is parked"))
+	if _, text := w.get(t, "/api/parked"); strings.Contains(text, doomed) {
+		t.Errorf("it is still parked: %s", text)
+	}
+
+	// Paused, the events stand still and the numbers go on.
+	do(t, ctx, chromedp.Click(chromedp.CSS("#pause")))
+	later := insert("order", "later", `{}`)
+	eventually(t, "it waits", func() bool { return evaluate[bool](t, ctx, fmt.Sprintf("waiting.some((e) => e.id === %q)", later)) })
+	if text := evaluate[string](t, ctx, "document.querySelector('#events').innerText"); strings.Contains(text, later) {
+		t.Error("the events go on although they are paused")
+	}
+	do(t, ctx, chromedp.Click(chromedp.CSS("#pause")))
+	shows(t, ctx, "#events", "what has come meanwhile", has(later))
+
+	mustBeReadable(t, ctx)
+
 	title, err := chromedp.Run(ctx, chromedp.Title())
 	if err != nil {
 		t.Fatal(err)
@@ -160,6 +194,53 @@ func TestThePageInABrowser(t *testing.T) {
 	}
 	w.stop()
 	shows(t, ctx, "#state-name", "it is gone", has("No answer"))
+}
+
+// evaluate returns what an expression is on the page.
+func evaluate[T any](t *testing.T, ctx context.Context, expression string) T { //nolint:revive // t comes first in tests
+	t.Helper()
+	value, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return value
+}
+
+// mustBeReadable holds the page to what takes no eye: on a phone nothing is wider than the screen, and text stands out from
+// what is behind it, in either color scheme, as WCAG asks of small text (4.5).
+func mustBeReadable(t *testing.T, ctx context.Context) { //nolint:revive // t comes first in tests
+	t.Helper()
+	const contrasts = `(() => {
+		const rgb = (color) => color.match(/[\d.]+/g).map(Number);
+		const luminance = (c) => c.slice(0, 3).map((v) => v / 255).map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+			.reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+		const ground = (at) => { const c = rgb(getComputedStyle(at).backgroundColor); return c.length < 4 || c[3] > 0 || !at.parentElement ? c : ground(at.parentElement); };
+		return ["#state-name", "#state-text", "#slot", "#lag-seconds", "#lag-bytes", "#events td", "#topics td", ".badge", "button", "figcaption", "footer a"].map((name) => {
+			const at = document.querySelector(name), [a, b] = [luminance(rgb(getComputedStyle(at).color)), luminance(ground(at))];
+			return name + " " + ((Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)).toFixed(1);
+		});
+	})()`
+	grounds := map[string]bool{}
+	for _, scheme := range []string{"dark", "light"} {
+		do(t, ctx, inScheme(scheme))
+		grounds[evaluate[string](t, ctx, "getComputedStyle(document.body).backgroundColor")] = true
+		for _, line := range evaluate[[]string](t, ctx, contrasts) {
+			var contrast float64
+			if at := strings.LastIndexByte(line, ' '); at < 0 || json.Unmarshal([]byte(line[at+1:]), &contrast) != nil || contrast < 4.5 {
+				t.Errorf("%s: too little contrast: %s", scheme, line)
+			}
+		}
+	}
+	if len(grounds) != 2 {
+		t.Errorf("dark and light are the same: %v", grounds)
+	}
+	for _, width := range []int64{320, 390} {
+		do(t, ctx, chromedp.EmulateViewport(width, 844))
+		if got := evaluate[int64](t, ctx, "document.documentElement.scrollWidth"); got > width {
+			t.Errorf("on a screen of %d pixels the page is %d wide", width, got)
+		}
+	}
+	do(t, ctx, chromedp.EmulateViewport(1440, 900))
 }
 
 // noise is text that does not compress.

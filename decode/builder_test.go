@@ -60,24 +60,24 @@ func TestARowBecomesARecord(t *testing.T) {
 
 func TestHeadersComeInTheirOrder(t *testing.T) {
 	t.Parallel()
-	more := []Column{{"type", 25}, {"tp", 25}, {"ts", 25}, {"headers", 3802}, {"at", oidTimestamptz}}
+	more := []Column{{"type", 25}, {"tp", 25}, {"ts", 25}, {"headers", 3802}, {"at", oidTimestamptz}, {"yes", oidBool}}
 	change := func(t *Table) {
 		t.Columns.Type, t.Columns.TraceParent, t.Columns.TraceState, t.Columns.Headers = "type", "tp", "ts", "headers"
-		t.Headers = []HeaderTemplate{{"at", "{at}"}, {"fixed", "v"}, {"none", ""}, {"both", "{key}/{type}"}}
+		t.Headers = []HeaderTemplate{{"at", "{at}"}, {"fixed", "v"}, {"none", ""}, {"both", "{key}/{type}"}, {"yes", "{yes}"}}
 	}
 	const position, source = "tidemark-position=0000000000000020-00000000", "tidemark-source=system/database/slot"
-	ev := rowOf(t, change, more, "i", "t", "k", "v", "made", "00-a", "x=y", `{"b": "B", "a": null}`, "2026-11-22 10:00:00+00")
+	ev := rowOf(t, change, more, "i", "t", "k", "v", "made", "00-a", "x=y", `{"b": "B", "a": null}`, "2026-11-22 10:00:00+00", "t")
 	wantHeaders(t, &ev, "id=i", "eventType=made", position, source,
-		"at=2026-11-22T10:00:00.000000Z", "fixed=v", "none=", "both=k/made", "traceparent=00-a", "tracestate=x=y", "b=B", "a")
+		"at=2026-11-22T10:00:00.000000Z", "fixed=v", "none=", "both=k/made", "yes=true", "traceparent=00-a", "tracestate=x=y", "b=B", "a")
 
 	// Null: the type and a template of one column are null values, one of several columns has an empty text, and the
 	// mapped trace columns are no headers.
-	ev = rowOf(t, change, more, "i", "t", "k", "v", null, null, null, null, null)
-	wantHeaders(t, &ev, "id=i", "eventType", position, source, "at", "fixed=v", "none=", "both=k/")
+	ev = rowOf(t, change, more, "i", "t", "k", "v", null, null, null, null, null, null)
+	wantHeaders(t, &ev, "id=i", "eventType", position, source, "at", "fixed=v", "none=", "both=k/", "yes")
 
 	// Empty is not null.
-	ev = rowOf(t, change, more, "i", "t", "k", "v", "", "", "", "", null)
-	wantHeaders(t, &ev, "id=i", "eventType=", position, source, "at", "fixed=v", "none=", "both=k/", "traceparent=", "tracestate=")
+	ev = rowOf(t, change, more, "i", "t", "k", "v", "", "", "", "", null, "f")
+	wantHeaders(t, &ev, "id=i", "eventType=", position, source, "at", "fixed=v", "none=", "both=k/", "yes=false", "traceparent=", "tracestate=")
 }
 
 func TestKey(t *testing.T) {

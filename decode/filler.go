@@ -27,8 +27,8 @@ func (f *filler) null(row []value) bool {
 	return f.alwaysNull() || f.only >= 0 && row[f.only].data == nil
 }
 
-// size returns how many bytes append will add. Only for a malformed bytea and for a timestamptz without an RFC 3339
-// form can it be fewer or more.
+// size returns how many bytes append will add. Only for a malformed bytea, for a timestamptz without an RFC 3339
+// form and for a boolean can it be fewer or more.
 func (f *filler) size(row []value) int {
 	n := 0
 	for i := range f.parts {
@@ -57,6 +57,7 @@ const (
 	asText         // as Postgres prints it
 	asBytes        // a bytea's raw bytes
 	asInstant      // a timestamptz as RFC 3339
+	asWord         // a boolean as true or false
 )
 
 type fillerPart struct {
@@ -76,6 +77,8 @@ func (p *fillerPart) size(row []value) int {
 		return 0
 	case p.form == asInstant:
 		return instantLen
+	case p.form == asWord:
+		return len("false")
 	case p.form == asBytes && !v.binary:
 		return hex.DecodedLen(max(0, len(v.data)-len(hexPrefix)))
 	case p.form == asText && v.binary:
@@ -94,6 +97,8 @@ func (p *fillerPart) append(b []byte, row []value) ([]byte, error) {
 		return b, nil
 	case p.form == asInstant:
 		return appendInstant(b, v.data), nil
+	case p.form == asWord:
+		return appendWord(b, v.data), nil
 	case p.form == asBytes && !v.binary:
 		raw, ok := appendBytea(b, v.data)
 		if !ok {
@@ -104,6 +109,18 @@ func (p *fillerPart) append(b []byte, row []value) ([]byte, error) {
 		return hex.AppendEncode(append(b, hexPrefix...), v.data), nil
 	default:
 		return append(b, v.data...), nil
+	}
+}
+
+// appendWord appends a boolean's t or f as Debezium writes it in a header.
+func appendWord(b, text []byte) []byte {
+	switch string(text) {
+	case "t":
+		return append(b, "true"...)
+	case "f":
+		return append(b, "false"...)
+	default: // no boolean
+		return append(b, text...)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 
 // The type OIDs that are read in a way of their own (pg_type.dat). Every other type is its text.
 const (
+	oidBool        = 16
 	oidBytea       = 17
 	oidInt8        = 20
 	oidTimestamp   = 1114
@@ -168,7 +169,7 @@ type place uint8
 const (
 	inText   place = iota // text whatever the type, bytea as \x and hex
 	inRecord              // bytea as raw bytes
-	inHeader              // bytea as raw bytes, timestamptz as an instant of RFC 3339
+	inHeader              // bytea as raw bytes, timestamptz as an instant of RFC 3339, boolean as true and false
 )
 
 func (p place) form(typ uint32) form {
@@ -177,6 +178,8 @@ func (p place) form(typ uint32) form {
 		return asBytes
 	case p == inHeader && typ == oidTimestamptz:
 		return asInstant
+	case p == inHeader && typ == oidBool:
+		return asWord
 	}
 	return asText
 }

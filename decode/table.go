@@ -36,7 +36,7 @@ type Columns struct {
 }
 
 // HeaderTemplate is a configured header. Its value keeps a null as the key does (Table.Key); a timestamptz is written
-// as 2026-11-22T10:00:00.123456Z.
+// as 2026-11-22T10:00:00.123456Z, a boolean as true or false.
 type HeaderTemplate struct {
 	Name  string
 	Value string // template

@@ -41,8 +41,11 @@ type Checkpoint struct {
 	// TransactionalID is that of the transactional producer that may have written since, instead of Producers.
 	TransactionalID string       `json:"transactional_id,omitempty"`
 	Publication     *Publication `json:"publication,omitempty"` // nil until it was looked at
-	Writer          string       `json:"writer,omitempty"`      // names the process that holds the checkpoint
-	WrittenAt       time.Time    `json:"written_at"`
+	// MessagesFrom is the LSN from which logical messages count: they take an index in their transaction, as rows do, in
+	// those that commit here or later. 0: nowhere yet.
+	MessagesFrom LSN       `json:"messages_from,omitempty"`
+	Writer       string    `json:"writer,omitempty"` // names the process that holds the checkpoint
+	WrittenAt    time.Time `json:"written_at"`
 }
 
 // Publication is what decides which rows Postgres sends, as it was when it was last looked at. If it is not the same any more,

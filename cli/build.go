@@ -28,7 +28,7 @@ func relayOptions(c *config.Config, s store, log zerolog.Logger) relay.Options {
 		kafka.TransactionalID = s.(*checkpoint.Kafka).TransactionalID() //nolint:forcetypeassert // config allows no other store
 	}
 	return relay.Options{
-		Source: sourceOptions(c), Tables: tables(c), Kafka: kafka, Store: s, ExactlyOnce: exactlyOnce,
+		Source: sourceOptions(c), Tables: tables(c), Messages: messages(c), Kafka: kafka, Store: s, ExactlyOnce: exactlyOnce,
 		Create: c.Source.Create, Failover: c.Source.Failover, ExistingRows: c.Source.ExistingRows == "publish",
 		MaxBufferedBytes: max(1, c.Kafka.MaxBufferedBytes/3), // the client's requests take the rest
 		CheckpointEvery:  c.Checkpoint.Interval, DrainTimeout: drainTimeout, WALBudget: c.Source.WALBudget,
@@ -51,18 +51,33 @@ func sourceOptions(c *config.Config) wal.Options {
 }
 
 func tables(c *config.Config) []decode.Table {
+	out := make([]decode.Table, 0, len(c.Outbox))
+	for i := range c.Outbox {
+		out = append(out, table(&c.Outbox[i]))
+	}
+	return out
+}
+
+func table(t *config.Table) decode.Table {
 	formats := map[string]decode.Format{"plain": decode.Plain}
 	onNull := map[string]decode.OnNull{"tombstone": decode.Tombstone, "empty": decode.Empty, "poison": decode.PoisonNull}
-	out := make([]decode.Table, 0, len(c.Outbox))
-	for _, t := range c.Outbox {
-		table := decode.Table{
-			Name: t.Table, Columns: decode.Columns(t.Columns), Topic: t.Topic, Key: t.Key,
-			Format: formats[t.Format], OnNull: onNull[t.OnNull],
-		}
-		for _, h := range t.Headers {
-			table.Headers = append(table.Headers, decode.HeaderTemplate(h))
-		}
-		out = append(out, table)
+	out := decode.Table{
+		Name: t.Table, Columns: decode.Columns(t.Columns), Topic: t.Topic, Key: t.Key,
+		Format: formats[t.Format], OnNull: onNull[t.OnNull],
+	}
+	for _, h := range t.Headers {
+		out.Headers = append(out.Headers, decode.HeaderTemplate(h))
+	}
+	return out
+}
+
+func messages(c *config.Config) []decode.LogicalMessage {
+	lone := map[string]decode.NonTransactional{"poison": decode.PoisonLone, "publish": decode.PublishLone, "skip": decode.SkipLone}
+	var out []decode.LogicalMessage
+	for i := range c.Messages {
+		m := &c.Messages[i]
+		layout := m.Layout()
+		out = append(out, decode.LogicalMessage{Prefix: m.Prefix, Table: table(&layout), NonTransactional: lone[m.NonTransactional]})
 	}
 	return out
 }

@@ -141,6 +141,12 @@ func (a *app) adoptCheckpoint(ctx context.Context, c *config.Config) error {
 			return a.adoptPublication(ctx, store, *stored, was)
 		}
 		next.Forks = relay.Forks(stored, conn.System, history)
+		if next.MessagesFrom = stored.MessagesFrom; stored.Timeline != next.Timeline { // of another log
+			next.MessagesFrom = min(next.MessagesFrom, next.LSN)
+		}
+	}
+	if len(c.Messages) > 0 && (stored == nil || stored.LSN < next.LSN) {
+		a.printf("Logical messages that were committed in the gap are lost: they are in no table.\n")
 	}
 	next.Publication = relay.NewPublication(*publication, at, next.LSN)
 	return a.replaceCheckpoint(ctx, store, next)

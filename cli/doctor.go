@@ -103,7 +103,7 @@ func doctorFor(c *config.Config) func(context.Context) (any, error) {
 
 func doctorOptions(c *config.Config, s store) doctor.Options {
 	o := doctor.Options{
-		Source: sourceOptions(c), Tables: tables(c), Kafka: kafkaOptions(c), Store: s,
+		Source: sourceOptions(c), Tables: tables(c), Messages: messages(c), Kafka: kafkaOptions(c), Store: s,
 		Create: c.Source.Create, Failover: c.Source.Failover, WALBudget: c.Source.WALBudget,
 		ExactlyOnce: c.Delivery.Mode == "exactly_once", ResumeDedupe: c.Delivery.ResumeDedupe,
 		OnPoison: c.Delivery.OnPoison, DeadLetterTopic: c.Delivery.DeadLetterTopic, HTTPListen: c.HTTP.Listen,

@@ -220,6 +220,10 @@ func (a *app) recreateSlot(ctx context.Context, c *config.Config, dryRun, republ
 	}
 	next := relay.NewCheckpoint(conn.System, source.Slot)
 	next.Forks = []checkpoint.Fork{{}} // nothing of what is in Kafka came from this slot
+	if len(c.Messages) > 0 {
+		next.MessagesFrom = 1
+		a.printf("Logical messages that were committed since the old checkpoint and before the new slot are lost: they are in no table.\n")
+	}
 	if republish {
 		next.State = checkpoint.Republish
 		return a.replaceCheckpoint(ctx, store, next)

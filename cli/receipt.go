@@ -111,7 +111,7 @@ func findReceipt(ctx context.Context, c *config.Config, o receipt.Options, id st
 	}
 	defer s.Close()
 	o.Source, o.Tables, o.Kafka, o.DeadLetterTopic = sourceOptions(c), tables(c), kafkaOptions(c), c.Delivery.DeadLetterTopic
-	o.SourceName, o.Stored = sourceName(c), storedPosition(c, s)
+	o.Messages, o.SourceName, o.Stored = messages(c), sourceName(c), storedPosition(c, s)
 	o.Parked = func(ctx context.Context, source, id string) ([]receipt.Parked, error) {
 		table, err := park.OpenExisting(ctx, string(c.Source.AdminDSN), source)
 		if park.IsNoTable(err) {

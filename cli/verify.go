@@ -57,7 +57,8 @@ should know them by their ids. A relay may run beside it; run twice, it finds no
 was killed. What cannot be published is reported. After a lost slot: tidemark init --recreate-slot, tidemark run, and
 meanwhile or later tidemark verify --repair.
 
-A row that was discarded with tidemark parked discard is missing, too: delete it from the table. The snapshot is an open
+A row that was discarded with tidemark parked discard is missing, too: delete it from the table. Logical messages leave no
+row: of them nothing can be decided, and nothing repaired. The snapshot is an open
 transaction for as long as this takes, which holds up vacuum.`,
 		Example: `  tidemark verify
   tidemark verify --since 24h --json     # needs outbox[].columns.timestamp, or track_commit_timestamp on the server
@@ -132,6 +133,7 @@ func moment(flag, text string, now time.Time) (time.Time, error) {
 // reconcileParts enters the configured parts.
 func reconcileParts(c *config.Config, s store, o *reconcile.Options) {
 	o.Source, o.Tables, o.Kafka, o.DeadLetterTopic = sourceOptions(c), tables(c), kafkaOptions(c), c.Delivery.DeadLetterTopic
+	o.Messages = messages(c)
 	o.SourceName = sourceName(c)
 	o.Stored = storedPosition(c, s)
 	o.Parked = func(ctx context.Context, each func(topic, id string)) error {

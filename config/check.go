@@ -15,6 +15,7 @@ import (
 func (c *Config) check(found *problems) {
 	c.Source.check(found)
 	c.checkOutbox(found)
+	c.checkMessages(found)
 	c.Kafka.check(found)
 	c.Delivery.check(found)
 	c.Checkpoint.check(found)
@@ -50,8 +51,8 @@ func (s *Source) check(found *problems) {
 }
 
 func (c *Config) checkOutbox(found *problems) {
-	if len(c.Outbox) == 0 {
-		found.add("outbox", "is empty; name at least one table, such as public.outbox")
+	if len(c.Outbox) == 0 && len(c.Messages) == 0 {
+		found.add("outbox", "is empty; name at least one table, such as public.outbox, or a prefix under messages")
 	}
 	first := map[string]int{}
 	for i := range c.Outbox {
@@ -65,6 +66,25 @@ func (c *Config) checkOutbox(found *problems) {
 	}
 }
 
+func (c *Config) checkMessages(found *problems) {
+	first := map[string]int{}
+	for i := range c.Messages {
+		m, key := &c.Messages[i], fmt.Sprintf("messages[%d]", i)
+		before, twice := first[m.Prefix]
+		switch {
+		case m.Prefix == "":
+			found.add(key+".prefix", "is required, such as outbox: the second argument of pg_logical_emit_message")
+		case twice:
+			found.add(key+".prefix", "%q is messages[%d] already", m.Prefix, before)
+		default:
+			first[m.Prefix] = i
+		}
+		found.oneOf(key+".non_transactional", m.NonTransactional, "poison", "publish", "skip")
+		layout := m.Layout()
+		layout.checkLayout(key, found)
+	}
+}
+
 func (t *Table) check(key string, found *problems) {
 	schema, name, qualified := strings.Cut(t.Table, ".")
 	switch {
@@ -75,6 +95,11 @@ func (t *Table) check(key string, found *problems) {
 	case !isIdentifier(schema), !isIdentifier(name), strings.Contains(name, "."):
 		found.add(key+".table", "%q is not schema.name", t.Table)
 	}
+	t.checkLayout(key, found)
+}
+
+// checkLayout notes what is wrong with how rows become records.
+func (t *Table) checkLayout(key string, found *problems) {
 	found.oneOfThese(key+".preset", t.Preset, []string{"debezium", "custom"}, []string{"eventuate"})
 	found.oneOfThese(key+".format", t.Format, []string{"plain"}, []string{"cloudevents"})
 	found.oneOf(key+".on_null", t.OnNull, "tombstone", "empty", "poison")
@@ -92,7 +117,7 @@ func (t *Table) check(key string, found *problems) {
 		switch h.Name {
 		case "":
 			found.add(key+".name", "is required")
-		case "id", "tidemark-position", "tidemark-source", "tidemark-replay":
+		case "id", "tidemark-position", "tidemark-source", "tidemark-replay", "tidemark-transactional":
 			found.add(key+".name", "%q is written by tidemark itself, and consumers rely on it; take another name", h.Name)
 		}
 		if _, err := literals(h.Value); err != nil {

@@ -16,7 +16,8 @@ import "time"
 // printed and logged in any way, because what is secret in it has a type that does not show itself.
 type Config struct {
 	Source     Source     `yaml:"source"`
-	Outbox     []Table    `yaml:"outbox"` // at least one
+	Outbox     []Table    `yaml:"outbox"`   // with Messages, at least one
+	Messages   []Message  `yaml:"messages"` //
 	Kafka      Kafka      `yaml:"kafka"`
 	Delivery   Delivery   `yaml:"delivery"`
 	Checkpoint Checkpoint `yaml:"checkpoint"`
@@ -53,6 +54,27 @@ type Table struct {
 	Headers []HeaderTemplate `yaml:"headers"`
 	Format  string           `yaml:"format"`  // plain
 	OnNull  string           `yaml:"on_null"` // tombstone, empty, poison
+}
+
+// Message is a prefix of logical messages (pg_logical_emit_message) that are read as outbox events. Its columns are the
+// fields of the JSON objects that they carry.
+type Message struct {
+	Prefix           string           `yaml:"prefix"`
+	Preset           string           `yaml:"preset"` // debezium, custom
+	Columns          Columns          `yaml:"columns"`
+	Topic            string           `yaml:"topic"` // template, never empty
+	Key              string           `yaml:"key"`   // template; empty is a null key
+	Headers          []HeaderTemplate `yaml:"headers"`
+	Format           string           `yaml:"format"`            // plain
+	OnNull           string           `yaml:"on_null"`           // tombstone, empty, poison
+	NonTransactional string           `yaml:"non_transactional"` // poison, publish, skip
+}
+
+// Layout is the message's mapping as that of a table, whose name is empty.
+func (m *Message) Layout() Table {
+	return Table{
+		Preset: m.Preset, Columns: m.Columns, Topic: m.Topic, Key: m.Key, Headers: m.Headers, Format: m.Format, OnNull: m.OnNull,
+	}
 }
 
 // Columns says which column of an outbox table holds what. ID and Payload are always set; of the others, an empty one

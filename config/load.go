@@ -48,6 +48,9 @@ func Load(defaults []byte, file string, environ []string) (*Config, error) {
 	entries, _ := v.Get("outbox").([]any)
 	completeTables(entries, builtIn)
 	v.Set("outbox", entries)
+	messages, _ := v.Get("messages").([]any)
+	completeMessages(messages, builtIn)
+	v.Set("messages", messages)
 
 	c := &Config{}
 	if err := v.UnmarshalExact(c, func(d *mapstructure.DecoderConfig) {

@@ -76,6 +76,7 @@ func TestDefaultsAreThoseOfTheSpec(t *testing.T) {
 			Topic:   "outbox.event.{aggregatetype}", Key: "{aggregateid}",
 			Headers: []HeaderTemplate{}, Format: "plain", OnNull: "tombstone",
 		}},
+		Messages: []Message{},
 		Kafka: Kafka{
 			Brokers: []string{"localhost:9092"}, Compression: "lz4", MaxBufferedBytes: 32 << 20,
 			CreateTopics: CreateTopics{Enabled: true, Partitions: -1, ReplicationFactor: -1, Configs: map[string]string{}},
@@ -110,7 +111,13 @@ func TestConfigYAMLShowsEveryKey(t *testing.T) {
 		kafka.create_topics.configs
 		delivery.mode delivery.resume_dedupe delivery.on_poison delivery.dead_letter_topic
 		checkpoint.store checkpoint.path checkpoint.topic checkpoint.interval
-		http.listen http.token reconcile.interval prune.older_than prune.interval log.level log.format`)
+		http.listen http.token reconcile.interval prune.older_than prune.interval log.level log.format
+		messages messages[].prefix messages[].non_transactional`)
+	for _, path := range spec { // a message is laid out as a table
+		if key, ok := strings.CutPrefix(path, "outbox[]."); ok && key != "table" {
+			spec = append(spec, "messages[]."+key)
+		}
+	}
 
 	text := string(builtIn(t))
 	values := readFile("config.yaml", []byte(text), newProblems())
@@ -123,7 +130,7 @@ func TestConfigYAMLShowsEveryKey(t *testing.T) {
 		if !slices.Contains(spec, k.path) {
 			t.Errorf("%s is no key of the specification", k.path)
 		}
-		commented := strings.HasPrefix(k.path, "outbox[].") && strings.Contains(text, " "+k.leaf+":")
+		commented := (strings.HasPrefix(k.path, "outbox[].") || strings.HasPrefix(k.path, "messages[].")) && strings.Contains(text, " "+k.leaf+":")
 		if !has(values, k.path) && !commented {
 			t.Errorf("config.yaml has no %s", k.path)
 		}
@@ -255,6 +262,24 @@ func TestPresetFillsInOnlyWhatIsLeftOut(t *testing.T) {
 	}
 }
 
+func TestMessagesAreLaidOutAsTables(t *testing.T) {
+	c := mustLoad(t, `
+outbox: []
+messages:
+  - prefix: outbox
+  - {prefix: other, preset: custom, non_transactional: publish, on_null: empty, topic: "t.{kind}", columns: {id: uuid, payload: body}, headers: [{name: Tenant, value: "{t}"}]}`)
+	want := []Message{{
+		Prefix: "outbox", Preset: "debezium", Columns: Columns{ID: "id", Key: "aggregateid", Type: "type", Topic: "aggregatetype", Payload: "payload"},
+		Topic: "outbox.event.{aggregatetype}", Key: "{aggregateid}", Headers: []HeaderTemplate{}, Format: "plain", OnNull: "tombstone", NonTransactional: "poison",
+	}, {
+		Prefix: "other", Preset: "custom", Columns: Columns{ID: "uuid", Payload: "body"},
+		Topic: "t.{kind}", Headers: []HeaderTemplate{{"Tenant", "{t}"}}, Format: "plain", OnNull: "empty", NonTransactional: "publish",
+	}}
+	if !reflect.DeepEqual(c.Messages, want) || len(c.Outbox) != 0 {
+		t.Errorf("got  %+v\nwant %+v\nand %d tables", c.Messages, want, len(c.Outbox))
+	}
+}
+
 func TestHeaderNamesKeepTheirCaseAndOrder(t *testing.T) {
 	c := mustLoad(t, `
 outbox:
@@ -330,7 +355,7 @@ func TestProblems(t *testing.T) {
 			[]string{dsn},
 			[]string{"config.yaml:1: source.status_interval: 0s must be more than 0", "config.yaml:2: checkpoint.interval: -1s must be more than 0"},
 		},
-		"no tables": {"outbox: []", []string{dsn}, []string{"config.yaml:1: outbox: is empty; name at least one table, such as public.outbox"}},
+		"no tables": {"outbox: []", []string{dsn}, []string{"config.yaml:1: outbox: is empty; name at least one table, such as public.outbox, or a prefix under messages"}},
 		"a table twice": {
 			"outbox:\n  - table: a.b\n  - table: a.c\n  - table: a.b",
 			[]string{dsn},
@@ -402,6 +427,10 @@ func TestProblems(t *testing.T) {
 		"no topic name":   {"delivery: {dead_letter_topic: ..}", []string{dsn}, []string{`config.yaml:1: delivery.dead_letter_topic: ".." is no topic name; Kafka wants 1 to 249 of a-z, A-Z, 0-9, '.', '_' and '-'`}},
 		"only choice":     {"delivery: {mode: twice}", []string{dsn}, []string{`config.yaml:1: delivery.mode: "twice" is none of at_least_once, exactly_once`}},
 		"no id":           {"outbox: [{table: a.b, columns: {id: ''}}]", []string{dsn}, []string{"config.yaml:1: outbox[0].columns.id: is required; which column holds it?"}},
+		"no prefix":       {"messages: [{preset: debezium}]", []string{dsn}, []string{"messages[0].prefix: is required, such as outbox: the second argument of pg_logical_emit_message"}},
+		"prefix twice":    {"messages: [{prefix: a}, {prefix: a}]", []string{dsn}, []string{`config.yaml:1: messages[1].prefix: "a" is messages[0] already`}},
+		"loose messages":  {"messages: [{prefix: a, non_transactional: any, on_null: x}]", []string{dsn}, []string{`config.yaml:1: messages[0].non_transactional: "any" is none of poison, publish, skip`, `config.yaml:1: messages[0].on_null: "x" is none of tombstone, empty, poison`}},
+		"no event source": {"outbox: []", []string{dsn}, []string{"config.yaml:1: outbox: is empty; name at least one table, such as public.outbox, or a prefix under messages"}},
 		"names with dots": {"outbox: [{table: a.b.c}]", []string{dsn}, []string{`config.yaml:1: outbox[0].table: "a.b.c" is not schema.name`}},
 		"no key":          {"? [a]\n: b", []string{dsn}, []string{"config.yaml:1: a key must be text"}},
 		"lists for scalars": {
@@ -497,6 +526,7 @@ func TestAccepted(t *testing.T) {
 		"delivery: {on_poison: park, dead_letter_topic: ''}",
 		"delivery: {dead_letter_topic: " + long(249) + "}",
 		"http: {listen: ':0'}",
+		"outbox: []\nmessages: [{prefix: a}]",
 		"outbox: [{table: 'Shop.Out box', topic: '{a b}', key: ''}]",
 	} {
 		if _, err := load(t, text, dsn); err != nil {

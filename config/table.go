@@ -43,6 +43,16 @@ func completeTables(entries []any, builtIn map[string]any) {
 	}
 }
 
+// completeMessages does the same for the entries of messages, whose layout is that of the built-in table.
+func completeMessages(entries []any, builtIn map[string]any) {
+	for _, e := range entries {
+		if entry, ok := e.(map[string]any); ok {
+			setDefault(entry, "non_transactional", "poison")
+		}
+	}
+	completeTables(entries, builtIn)
+}
+
 func setDefault(m map[string]any, name string, value any) {
 	if _, ok := m[name]; !ok {
 		m[name] = value

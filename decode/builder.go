@@ -57,8 +57,11 @@ func (b *builder) event(m *mapping, row []value, pos Position, at time.Time, ev 
 	}
 	if m.timestamp >= 0 && row[m.timestamp].data != nil {
 		read := recordTimestamp
-		if m.columns[m.timestamp].Type == oidInt8 {
+		switch m.columns[m.timestamp].Type {
+		case oidInt8:
 			read = recordMillis
+		case ofField:
+			read = recordField
 		}
 		t, err := read(row[m.timestamp].data)
 		if ev.poison("timestamp", err); err == nil {

@@ -19,6 +19,10 @@ import (
 type Options struct {
 	Tables []Table
 	Source string // the text of the tidemark-source header
+	// Messages are the prefixes of logical messages that are events. Those that commit before MessagesFrom are none, and
+	// take no index; where that is 0, none is.
+	Messages     []LogicalMessage
+	MessagesFrom pglogrepl.LSN
 	// Domains maps the OID of a domain to that of the type beneath it: the log announces a column by its domain.
 	Domains map[uint32]uint32
 }
@@ -27,10 +31,12 @@ type Options struct {
 type Kind uint8
 
 const (
-	Skip   Kind = iota // neither a row nor an end of a transaction
-	Begin              // Transaction has it
-	Row                // the event has it
-	Commit             // Transaction has its end
+	Skip    Kind = iota // neither a row nor an end of a transaction
+	Begin               // Transaction has it
+	Row                 // the event has it, whether a row or a message
+	Commit              // Transaction has its end
+	Lone                // a message outside of any transaction: the event has it, and Transaction is its own
+	Ignored             // one that is no event as it is configured: the event has Table and Position, and nothing else
 )
 
 // Transaction is what Begin and Commit say about a transaction.
@@ -46,7 +52,10 @@ type Decoder struct {
 	tables    map[string]*table
 	domains   map[uint32]uint32
 	relations map[uint32]*relation // by OID, as this session announced them
+	messages  map[string]*logical  // by prefix
 	builder   builder
+
+	messagesFrom pglogrepl.LSN
 
 	tx    Transaction
 	open  bool   // between Begin and Commit
@@ -60,7 +69,10 @@ func New(o Options) (*Decoder, error) {
 		tables:    make(map[string]*table, len(o.Tables)),
 		domains:   o.Domains,
 		relations: map[uint32]*relation{},
+		messages:  make(map[string]*logical, len(o.Messages)),
 		builder:   newBuilder(o.Source),
+
+		messagesFrom: o.MessagesFrom,
 	}
 	var errs []error
 	for _, t := range o.Tables {
@@ -71,6 +83,14 @@ func New(o Options) (*Decoder, error) {
 		d.tables[t.Name] = c
 		errs = append(errs, err)
 	}
+	for _, m := range o.Messages {
+		l, err := compileLogical(m)
+		if err == nil && d.messages[m.Prefix] != nil {
+			err = fmt.Errorf("messages prefix %q: is configured twice", m.Prefix)
+		}
+		d.messages[m.Prefix] = l
+		errs = append(errs, err)
+	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
@@ -78,7 +98,7 @@ func New(o Options) (*Decoder, error) {
 }
 
 // Decode reads one message of pgoutput, protocol version 1 (Postgres documentation, "Logical Replication Message
-// Formats"). For a Row it overwrites *ev completely; otherwise it leaves it alone. msg is only borrowed: nothing
+// Formats"). For a Row, Lone and Ignored it overwrites *ev completely; otherwise it leaves it alone. msg is only borrowed: nothing
 // refers to it afterwards.
 //
 // The event's bytes, its ID and its header names included, lie in chunks of 64 KiB that it shares with its
@@ -108,11 +128,8 @@ func (d *Decoder) Decode(msg []byte, ev *Event) (Kind, error) {
 	case 'O': // Origin
 		c.uint64() // LSN of the commit there
 		c.text()   // name
-	case 'M': // Message
-		c.uint8()           // flags
-		c.uint64()          // LSN
-		c.text()            // prefix
-		c.bytes(c.uint32()) // content
+	case 'M':
+		kind = d.message(&c, ev)
 	case 'U':
 		c.fail("%w", d.unwanted(c, "updates"))
 	case 'D':
@@ -128,7 +145,7 @@ func (d *Decoder) Decode(msg []byte, ev *Event) (Kind, error) {
 	return kind, nil
 }
 
-// Transaction returns what the last Begin or Commit said.
+// Transaction returns what the last Begin, Commit or Lone said.
 func (d *Decoder) Transaction() Transaction { return d.tx }
 
 // Reset forgets the transaction in progress and the relations: a new replication session announces both anew.

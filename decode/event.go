@@ -11,9 +11,9 @@ import (
 // outlive the message that it was decoded from. Nobody writes to them.
 type Event struct {
 	Position   Position
-	CommitTime time.Time // when the source committed the transaction
+	CommitTime time.Time // when the source committed the transaction; zero for a Lone one, of which the log does not say
 
-	Table string // the outbox table, schema.name, as configured
+	Table string // the outbox table, schema.name, as configured; message:PREFIX of a logical message
 	ID    string // the row's id as text, as the id header carries it
 
 	Topic     string

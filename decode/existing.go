@@ -21,7 +21,7 @@ func (d *Decoder) Existing(table string, columns []Column) (*Existing, error) {
 	if t == nil {
 		return nil, fmt.Errorf("map rows of table %s: it is not under outbox in the configuration", table)
 	}
-	m, err := resolve(t, d.withoutDomains(slices.Clone(columns)))
+	m, err := resolve(t, d.withoutDomains(slices.Clone(columns)), false)
 	if err != nil {
 		return nil, fmt.Errorf("map rows of table %s: %w", table, err)
 	}

@@ -18,6 +18,8 @@ func FuzzDecode(f *testing.F) {
 		return append(binary.BigEndian.AppendUint16(session, uint16(len(msg))), msg...)
 	}
 	start := [][]byte{beginMessage(0x20, 7)}
+	f.Add(framed(nil, logicalMessage(1, 0, "app", `{"aggregatetype":"a","payload":{"b":[1,"\u00e9"]},"id":null,"id":3}`)))
+	f.Add(framed(nil, logicalMessage(0, 0x4000, "app", `{"aggregatetype":"a","headers":"{\"x\":1}"}`)))
 	for _, name := range captures {
 		for i, s := range readCapture(f, name) {
 			var session []byte
@@ -26,7 +28,7 @@ func FuzzDecode(f *testing.F) {
 				switch {
 				case msg[0] == 'R' && i < 3: // both tables
 					start = append(start, msg)
-				case msg[0] == 'I':
+				case msg[0] == 'I', msg[0] == 'M':
 					f.Add(framed(nil, msg))
 				}
 			}
@@ -62,8 +64,8 @@ func decodeAnything(t *testing.T, d *Decoder, session []byte) {
 			}
 			continue
 		}
-		if kind != Row {
-			if ev.Partition != -7 {
+		if kind != Row && kind != Lone {
+			if kind != Ignored && ev.Partition != -7 {
 				t.Fatalf("message %q of kind %d touched the event", msg, kind)
 			}
 			continue
@@ -72,6 +74,9 @@ func decodeAnything(t *testing.T, d *Decoder, session []byte) {
 		// bytes costs a Header.
 		if size := eventBytes(&ev); size > 2000+20*n {
 			t.Fatalf("a message of %d bytes made an event of %d", n, size)
+		}
+		if kind == Lone && (d.Transaction().End != ev.Position.Commit+1 || ev.Headers[len(ev.Headers)-1].Key != HeaderTransactional) {
+			t.Fatalf("a message without transaction is not told apart: %s", renderEvent(&ev))
 		}
 		if ev.Poison == nil && (ev.ID == "" || checkTopic([]byte(ev.Topic)) != nil || ev.Partition < AnyPartition) {
 			t.Fatalf("a good event without what it needs: %s", renderEvent(&ev))

@@ -36,6 +36,14 @@ func goldenOptions() Options {
 			},
 			OnNull: Empty,
 		}},
+		Messages: []LogicalMessage{{
+			Prefix: "app", NonTransactional: PublishLone,
+			Table: Table{
+				Columns: Columns{ID: "id", Key: "aggregateid", Type: "type", Topic: "aggregatetype", Payload: "payload", Headers: "headers", Timestamp: "at"},
+				Topic:   "outbox.event.{aggregatetype}",
+			},
+		}},
+		MessagesFrom: 1,
 	}
 }
 
@@ -133,6 +141,8 @@ func renderCapture(t *testing.T, name string) string {
 				fmt.Fprintf(&out, "commit %d commit %s end %s\n", tx.XID, tx.Commit, tx.End)
 			case kind == Row:
 				out.WriteString(renderEvent(&ev))
+			case kind == Lone:
+				fmt.Fprintf(&out, "lone commit %s end %s\n%s", tx.Commit, tx.End, renderEvent(&ev))
 			default:
 				fmt.Fprintf(&out, "%c\n", msg[0])
 			}
@@ -230,6 +240,18 @@ func captureSessions() []captureSession {
 			`BEGIN; SELECT pg_logical_emit_message(true, 'app', 'inside');
 				INSERT INTO outbox (id, type) VALUES ('` + id + `0e', 'A'); COMMIT`,
 			`SELECT pg_logical_emit_message(false, 'app', 'outside')`,
+		}},
+		{"messages that carry objects, one without a transaction just before the commit record of another", "tidemark", []string{
+			`BEGIN; SELECT pg_logical_emit_message(true, 'app', '{"id": "m1", "aggregatetype": "order", "aggregateid": "o-1", "type": "Placed",
+				"payload": {"n": 12345678901234567890.10, "s":  "a\u00e9"}, "headers": {"tenant": "t"}, "at": "2026-11-22T10:00:00.5+01:00", "more": [1]}');
+				SELECT pg_logical_emit_message(true, 'another', 'takes an index, and is no event');
+				INSERT INTO outbox (id, type) VALUES ('` + id + `10', 'A');
+				SELECT pg_logical_emit_message(true, 'app', '{"aggregatetype": "order", "payload": "text \"\ud83d\udd11\"", "at": 1795341600123}');
+				COMMIT`,
+			`BEGIN; SELECT pg_logical_emit_message(true, 'app', '{"id": 7, "aggregatetype": "order", "payload": 1}');
+				SELECT pg_logical_emit_message(false, 'app', '{"aggregatetype": "order", "payload": null}'); COMMIT`,
+			`BEGIN; SELECT pg_logical_emit_message(true, 'app', '{"aggregatetype": "order"}');
+				SELECT pg_logical_emit_message(false, 'app', '{"aggregatetype": "order", "payload": "rolled back"}'); ROLLBACK`,
 		}},
 		{"rows that another server wrote first", "tidemark", []string{
 			`SELECT pg_replication_origin_session_setup('elsewhere')`,

@@ -15,6 +15,8 @@ const (
 	HeaderPosition     = "tidemark-position"
 	HeaderSource       = "tidemark-source"
 	HeaderReplay       = "tidemark-replay" // of records that were published again, or late, and of no others
+	// HeaderTransactional is false on a message that belongs to no transaction, and on no other record.
+	HeaderTransactional = "tidemark-transactional"
 
 	headerType        = "eventType"
 	headerTraceParent = "traceparent"
@@ -24,7 +26,7 @@ const (
 // reserved reports whether only tidemark itself may write this header. A consumer and the resume dedupe take it for
 // the truth about the record, so a copy that a service passed on from a record that it had read must not stand there.
 func reserved(name string) bool {
-	return name == HeaderPosition || name == HeaderSource || name == HeaderReplay
+	return name == HeaderPosition || name == HeaderSource || name == HeaderReplay || name == HeaderTransactional
 }
 
 // jsonHeaders appends the entries of a JSON object to headers, in the order of the document: a string as its text,

@@ -14,6 +14,9 @@ const (
 	oidInt8        = 20
 	oidTimestamp   = 1114
 	oidTimestamptz = 1184
+
+	// ofField is that of no type: the column is a field of a JSON object.
+	ofField = 0
 )
 
 // Column is a column of a relation or of a query's result.
@@ -42,9 +45,9 @@ type mappedHeader struct {
 }
 
 // resolve finds the columns of t among columns, which it keeps. The error names everything that is missing, by its
-// meaning in the configuration.
-func resolve(t *table, columns []Column) (*mapping, error) {
-	r := resolver{columns: columns}
+// meaning in the configuration. With asked nothing is missing: the columns are what is asked for, fields of a JSON object.
+func resolve(t *table, columns []Column, asked bool) (*mapping, error) {
+	r := resolver{columns: columns, asked: asked}
 	c := t.columns
 	m := &mapping{
 		table:       t,
@@ -75,6 +78,7 @@ func resolve(t *table, columns []Column) (*mapping, error) {
 			m.headers = append(m.headers, h)
 		}
 	}
+	m.columns = r.columns
 	return m, errors.Join(r.missingError(t.name), m.typeError())
 }
 
@@ -83,7 +87,7 @@ func resolve(t *table, columns []Column) (*mapping, error) {
 func (m *mapping) typeError() error {
 	if m.timestamp >= 0 {
 		c := m.columns[m.timestamp]
-		if c.Type != oidTimestamptz && c.Type != oidTimestamp && c.Type != oidInt8 {
+		if c.Type != oidTimestamptz && c.Type != oidTimestamp && c.Type != oidInt8 && c.Type != ofField {
 			return fmt.Errorf("column %q (columns.timestamp) of table %s has the type with OID %d: "+
 				"want timestamptz, timestamp, or int8 in milliseconds since 1970", c.Name, m.table.name, c.Type)
 		}
@@ -99,6 +103,7 @@ func (m *mapping) typeError() error {
 // resolver looks up columns and collects what it does not find.
 type resolver struct {
 	columns []Column
+	asked   bool // a column that is not there is added
 	missing []missingColumn
 }
 
@@ -112,6 +117,10 @@ func (r *resolver) find(name, meaning string) int {
 	i := slices.IndexFunc(r.columns, func(c Column) bool { return c.Name == name })
 	if i >= 0 || name == "" {
 		return i
+	}
+	if r.asked {
+		r.columns = append(r.columns, Column{Name: name, Type: ofField})
+		return len(r.columns) - 1
 	}
 	at := slices.IndexFunc(r.missing, func(m missingColumn) bool { return m.name == name })
 	if at < 0 {

@@ -57,3 +57,10 @@ func insertMessage(oid uint32, values ...string) []byte {
 	}
 	return b
 }
+
+func logicalMessage(flags byte, end pglogrepl.LSN, prefix, content string) []byte {
+	b := binary.BigEndian.AppendUint64([]byte{'M', flags}, uint64(end))
+	b = append(append(b, prefix...), 0)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(content)))
+	return append(b, content...)
+}

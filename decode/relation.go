@@ -31,7 +31,7 @@ func (d *Decoder) relation(c *cursor) {
 	delete(d.relations, oid)
 	if t := d.tables[rel.name]; t != nil {
 		var err error
-		if rel.mapping, err = resolve(t, d.withoutDomains(columns)); err != nil {
+		if rel.mapping, err = resolve(t, d.withoutDomains(columns), false); err != nil {
 			c.fail("%w", err)
 			return
 		}

@@ -69,17 +69,24 @@ type header struct {
 
 // compile checks a table and reads its templates. It returns all that is wrong, each error with the configuration key.
 func compile(t Table) (*table, error) {
+	var unqualified error
+	if !strings.Contains(t.Name, ".") {
+		unqualified = fmt.Errorf("outbox table %q: table: want schema.name, as in public.outbox", t.Name)
+	}
+	c, err := compileAs(fmt.Sprintf("outbox table %q", t.Name), t)
+	return c, errors.Join(unqualified, err)
+}
+
+// compileAs is compile for whatever is configured like a table; what names it in an error.
+func compileAs(what string, t Table) (*table, error) {
 	c := &table{name: t.Name, columns: t.Columns, format: t.Format, onNull: t.OnNull, headers: make([]header, len(t.Headers))}
 	var errs []error
 	wrong := func(key string, err error) {
 		if err != nil {
-			errs = append(errs, fmt.Errorf("outbox table %q: %s: %w", t.Name, key, err))
+			errs = append(errs, fmt.Errorf("%s: %s: %w", what, key, err))
 		}
 	}
 
-	if !strings.Contains(t.Name, ".") {
-		wrong("table", errors.New("want schema.name, as in public.outbox"))
-	}
 	if t.Columns.ID == "" {
 		wrong("columns.id", errors.New("has to name the column that identifies a row"))
 	}

@@ -1,6 +1,7 @@
 package decode
 
 import (
+	"bytes"
 	"fmt"
 	"time"
 )
@@ -125,4 +126,16 @@ func recordMillis(text []byte) (time.Time, error) {
 		return time.Time{}, fmt.Errorf("%.40q is not a number of milliseconds from 1970-01-01 to %s", text, maxTimestamp)
 	}
 	return time.UnixMilli(ms).UTC(), nil
+}
+
+// recordField is the same for a field of a JSON object: a number of milliseconds, RFC 3339 as to_jsonb writes it, or the text
+// of a timestamp.
+func recordField(text []byte) (time.Time, error) {
+	if len(text) > 0 && len(bytes.Trim(text, "0123456789")) == 0 {
+		return recordMillis(text)
+	}
+	if t, err := time.Parse(time.RFC3339, string(text)); err == nil && t.Unix() >= 0 {
+		return t.UTC(), nil
+	}
+	return recordTimestamp(text)
 }

@@ -22,6 +22,7 @@ import (
 type Options struct {
 	Source          wal.Options
 	Tables          []decode.Table
+	Messages        []decode.LogicalMessage
 	Kafka           publish.Options
 	Store           Store
 	CheckpointTopic string // where Store keeps checkpoints; "" if not in Kafka

@@ -48,6 +48,7 @@ func (s *source) columns(ctx context.Context) {
 		s.skip(checkRows, "because "+checkTables+" failed")
 		return
 	}
+	s.messages()
 	sampled, rows, bad := 0, 0, 0
 	for i, table := range s.Tables {
 		f := s.facts.Tables[i]
@@ -72,7 +73,11 @@ func (s *source) columns(ctx context.Context) {
 			s.sampled = true
 		}
 	}
-	if sampled == 0 {
+	switch {
+	case len(s.Tables) == 0:
+		s.skip(checkRows, "because there are none: only logical messages are read")
+		return
+	case sampled == 0:
 		s.skip(checkRows, "because "+checkTables+" did not succeed")
 		return
 	}
@@ -81,8 +86,26 @@ func (s *source) columns(ctx context.Context) {
 	}
 }
 
+// messages says what takes the place of a table.
+func (s *source) messages() {
+	if len(s.Messages) == 0 {
+		return
+	}
+	prefixes := make([]string, len(s.Messages))
+	for i, m := range s.Messages {
+		prefixes[i] = m.Prefix
+	}
+	list := strings.Join(prefixes, ", ")
+	if s.facts.Version < wal.MessagesSince {
+		s.fail(checkTables, fmt.Sprintf("logical messages (%s) are configured, and pgoutput of Postgres %s sends none", list, s.facts.VersionText),
+			"upgrade to 14 or later, or write to an outbox table and remove messages from the configuration")
+		return
+	}
+	s.ok(checkTables, "logical messages are read, with the prefixes %s; they leave no row to look at", list)
+}
+
 func (s *source) decoder(ctx context.Context) (*decode.Decoder, error) {
-	o := decode.Options{Tables: s.Tables, Source: "doctor"}
+	o := decode.Options{Tables: s.Tables, Messages: s.Messages, Source: "doctor"}
 	if s.conn != nil {
 		var err error
 		o.Source = s.SourceName(s.conn.System)

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -373,7 +374,7 @@ func (s *source) publication(ctx context.Context) {
 		s.fail(checkPublication, fmt.Sprintf("publication %s does not exist", s.Source.Publication),
 			"create it (tidemark init does); rows written while it was missing may be missing in Kafka: tidemark verify --repair publishes them", wal.CreatePublicationSQL(s.Source))
 	case len(problems) == 0:
-		s.ok(checkPublication, "%s publishes the inserts of %s and nothing else", s.Source.Publication, strings.Join(s.Source.Tables, ", "))
+		s.ok(checkPublication, "%s publishes the inserts of %s and nothing else", s.Source.Publication, cmp.Or(strings.Join(s.Source.Tables, ", "), "no table"))
 	}
 	for _, p := range problems {
 		fix := "run the statements"

@@ -97,9 +97,12 @@ const (
 	alignment = 8
 )
 
-// FromTable reports whether a position belongs to a row that was there before the slot: it is that of no commit. Such rows
-// are numbered anew if their phase is interrupted, so they are known by their ids.
-func FromTable(commit pglogrepl.LSN) bool { return commit < firstLSN || commit%alignment != 0 }
+// FromTable reports whether a position belongs to a row that was there before the slot: it is that of no commit, nor of a
+// message without transaction, which has the last byte of its record. Such rows are numbered anew if their phase is
+// interrupted, so they are known by their ids.
+func FromTable(commit pglogrepl.LSN) bool {
+	return commit < firstLSN || (commit%alignment != 0 && commit%alignment != alignment-1)
+}
 
 func (s *Present) add(topic, id string, pos decode.Position) {
 	s.count++

@@ -24,6 +24,7 @@ type Options struct {
 	Source          wal.Options
 	SourceName      func(wal.System) string // text of the tidemark-source header
 	Tables          []decode.Table
+	Messages        []decode.LogicalMessage // which leave no row, and lead to topics all the same
 	Kafka           publish.Options
 	DeadLetterTopic string
 	// Stored returns the relay's stored position; 0 if it has not begun to stream.
@@ -222,6 +223,9 @@ func (f *finder) findRows(ctx context.Context, decoder *decode.Decoder) error {
 		}
 		f.searched("table " + table.Name)
 	}
+	for _, m := range f.Messages {
+		f.notSearched(fmt.Sprintf("logical messages with the prefix %s: they leave no row, so only a record of one can be found", m.Prefix))
+	}
 	return nil
 }
 
@@ -318,6 +322,9 @@ func (f *finder) conclude() {
 		r.State, r.Text = DeadLettered, "It could not be published and is in the dead-letter topic; the record's header tidemark-error says why."
 	case len(f.events) == 0:
 		r.State, r.Text = NotFound, "It is not in the table, and not in Kafka as far as was searched."
+		if len(f.Messages) > 0 {
+			r.Text += " If it was a logical message, it left no row: whether it was committed is not decidable."
+		}
 		if slices.ContainsFunc(r.NotSearched, func(s string) bool { return strings.HasPrefix(s, "table ") }) {
 			r.State, r.Text = Unknown, "It was not found, and not every table could be searched."
 		}

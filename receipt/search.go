@@ -174,7 +174,12 @@ func (s *search) possible(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	var found []string
-	for _, table := range s.Tables {
+	layouts := slices.Clone(s.Tables)
+	for _, m := range s.Messages {
+		m.Table.Name = "message:" + m.Prefix
+		layouts = append(layouts, m.Table)
+	}
+	for _, table := range layouts {
 		if len(s.Only) > 0 && !slices.Contains(s.Only, table.Name) {
 			continue
 		}

@@ -35,6 +35,7 @@ type Options struct {
 	Source          wal.Options
 	SourceName      func(wal.System) string // text of the tidemark-source header
 	Tables          []decode.Table
+	Messages        []decode.LogicalMessage // which leave no row: the report says so
 	Kafka           publish.Options
 	DeadLetterTopic string
 	// Stored returns the relay's stored position; 0 if it has not begun to stream.
@@ -253,6 +254,9 @@ func (v *verifier) open(ctx context.Context) (err error) {
 	v.report = &Report{
 		Source: v.SourceName(v.conn.System), Snapshot: v.end.String(), TakenAt: time.Now().UTC(),
 		Counts: noCounts(), Found: []Finding{}, Remarks: []string{},
+	}
+	for _, m := range v.Messages {
+		v.report.Remarks = append(v.report.Remarks, fmt.Sprintf("logical messages with the prefix %s are not decidable: they leave no row", m.Prefix))
 	}
 	return v.prepareTables(ctx)
 }

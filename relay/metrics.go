@@ -19,6 +19,7 @@ type Metrics struct {
 	missing         prometheus.Gauge
 	pruned          prometheus.Counter
 	deadLettered    prometheus.Counter
+	messagesSkipped *prometheus.CounterVec
 	commitToAck     prometheus.Histogram
 
 	// perTopic saves the lookups by label, a map each, for every event. Only acked uses it, on the producer's one goroutine.
@@ -50,6 +51,9 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		deadLettered: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tidemark_dead_lettered_total", Help: "Events that went to the dead letter topic.",
 		}),
+		messagesSkipped: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tidemark_messages_skipped_total", Help: "Logical messages without a transaction that were left out, as messages[].non_transactional says.",
+		}, []string{"table"}),
 		missing: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "tidemark_reconcile_missing_events", Help: "Rows of the outbox tables that Kafka lacks, as the last run of reconcile.interval found.",
 		}),
@@ -62,7 +66,7 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		}),
 		perTopic: map[route]counters{},
 	}
-	registry.MustRegister(m.eventsPublished, m.bytesPublished, m.publishErrors, m.reconnects, m.suppressed, m.deadLettered, m.missing, m.pruned, m.commitToAck)
+	registry.MustRegister(m.eventsPublished, m.bytesPublished, m.publishErrors, m.reconnects, m.suppressed, m.deadLettered, m.messagesSkipped, m.missing, m.pruned, m.commitToAck)
 	for _, side := range []string{"source", "kafka"} {
 		m.reconnects.WithLabelValues(side)
 	}

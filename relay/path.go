@@ -130,6 +130,10 @@ func (p *path) take(data []byte) error {
 		return p.row(d)
 	case decode.Commit:
 		p.commit()
+	case decode.Lone:
+		return p.lone(d)
+	case decode.Ignored:
+		p.ignored(&d.Event)
 	case decode.Skip:
 	}
 	return nil

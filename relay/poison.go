@@ -114,7 +114,7 @@ func (p *path) setAside(d *publish.Delivery, reason error) error {
 }
 
 // deadLetter publishes the event to the dead letter topic, with headers that say what it was. One that is too large even
-// there goes without its payload, which is still in the table.
+// there goes without its payload, which is still in the table; that of a message is nowhere else.
 func (p *path) deadLetter(d *publish.Delivery, reason error) error {
 	p.flying.remove(d.Event.Bytes(), slabOf(d))
 	if err := p.prepareTopics([]string{p.DeadLetterTopic}); err != nil {
@@ -123,7 +123,7 @@ func (p *path) deadLetter(d *publish.Delivery, reason error) error {
 	letter := []publish.Delivery{{Event: deadLetterOf(&d.Event, p.DeadLetterTopic, reason), Owner: d.Owner}}
 	ev := &letter[0].Event
 	refused := p.pub.Check(&letter[0])
-	if refused != nil && len(ev.Value) > 0 {
+	if refused != nil && len(ev.Value) > 0 && ev.HasRow() {
 		ev.Headers = append(ev.Headers, decode.Header{Key: "tidemark-payload-omitted", Value: fmt.Appendf(nil, "%d bytes", len(ev.Value))})
 		ev.Value = nil
 		refused = p.pub.Check(&letter[0])

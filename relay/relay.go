@@ -23,10 +23,11 @@ import (
 
 // Options are what a relay is built from.
 type Options struct {
-	Source wal.Options
-	Tables []decode.Table
-	Kafka  publish.Options
-	Store  Store
+	Source   wal.Options
+	Tables   []decode.Table
+	Messages []decode.LogicalMessage
+	Kafka    publish.Options
+	Store    Store
 
 	Create           bool   // publication and slot may be created on the first start
 	Failover         string // whether the slot is to be a failover slot: auto, true, false
@@ -73,6 +74,7 @@ type Relay struct {
 	refused     map[refusal]error
 	parkedAlone bool           // likewise: the next parked events are published one by one
 	setAsideLog zerolog.Logger // says the first of many
+	skippedLog  zerolog.Logger // likewise
 	warned      bool           // see warn
 }
 
@@ -84,7 +86,8 @@ func New(o Options) *Relay {
 	if o.Metrics == nil { // nobody looks at them
 		o.Metrics = NewMetrics(prometheus.NewRegistry())
 	}
-	return &Relay{Options: o, setAsideLog: o.Log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Minute})}
+	few := func() zerolog.Logger { return o.Log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Minute}) }
+	return &Relay{Options: o, setAsideLog: few(), skippedLog: few()}
 }
 
 // Run publishes until ctx is done, which is no error: what is in flight then is waited for, within DrainTimeout. With
@@ -215,7 +218,11 @@ func (r *Relay) takeSlot(ctx context.Context, conn *wal.Conn, trouble *outage) (
 	if err != nil {
 		return nil, err
 	}
-	decoder, err := r.newDecoder(ctx, conn) // before the publication, which cannot be made of a table that is not there
+	from, err := r.readMessages(conn, decision, stored, history)
+	if err != nil {
+		return nil, err
+	}
+	decoder, err := r.newDecoder(ctx, conn, from) // before the publication, which cannot be made of a table that is not there
 	if err != nil {
 		return nil, err
 	}
@@ -231,7 +238,7 @@ func (r *Relay) takeSlot(ctx context.Context, conn *wal.Conn, trouble *outage) (
 		l.stored = *stored
 		l.stored.Forks = Forks(stored, conn.System, history)
 	}
-	l.stored.Publication = publication
+	l.stored.Publication, l.stored.MessagesFrom = publication, checkpoint.LSN(from)
 	switch decision {
 	case resume:
 		l.start = pglogrepl.LSN(stored.LSN)
@@ -356,17 +363,18 @@ func (r *Relay) beginStreaming(ctx context.Context, l *lead) error {
 }
 
 // newDecoder returns the decoder for this source, having held the tables' columns against the mapping.
-func (r *Relay) newDecoder(ctx context.Context, conn *wal.Conn) (*decode.Decoder, error) {
+func (r *Relay) newDecoder(ctx context.Context, conn *wal.Conn, messagesFrom pglogrepl.LSN) (*decode.Decoder, error) {
 	domains, err := conn.Domains(ctx)
 	if err != nil {
 		return nil, err
 	}
 	decoder, err := decode.New(decode.Options{
 		Tables: r.Tables, Domains: domains,
+		Messages: r.Messages, MessagesFrom: messagesFrom,
 		Source: SourceName(conn.System, r.Source.Slot),
 	})
 	if err != nil {
-		return nil, &hinted{err, "correct outbox in the configuration"}
+		return nil, &hinted{err, "correct outbox and messages in the configuration"}
 	}
 	for _, table := range r.Tables {
 		columns, err := conn.Columns(ctx, table.Name)

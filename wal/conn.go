@@ -56,6 +56,7 @@ type Conn struct {
 	socket      net.Conn // beneath pg, and beneath TLS
 	valve       *valve
 	slotTimeout time.Duration // how long CreateSlot may wait
+	messages    bool          // see WithMessages
 }
 
 // Connect opens a replication connection and asks the server who it is.

@@ -55,6 +55,10 @@ func fingerprint(ctx context.Context, pg *pgconn.PgConn, o Options, sys System) 
 		schema, name := splitTable(t)
 		tables[i] = fmt.Sprintf("(%s, %s, %s)", quoteLiteral(qualified(t)), quoteLiteral(schema), quoteLiteral(name))
 	}
+	values := "(values " + strings.Join(tables, ", ") + ")"
+	if len(tables) == 0 {
+		values = "(select '', '', '' where false)"
+	}
 	schemas := `union
 				select format('%s:%s', m.oid, m.xmin) from pg_publication_namespace m join pg_class f on f.relnamespace = m.pnnspid
 				where m.pnpubid = p.oid and f.oid in (select relid from family)`
@@ -75,8 +79,8 @@ func fingerprint(ctx context.Context, pg *pgconn.PgConn, o Options, sys System) 
 				select format('%%s:%%s', m.oid, m.xmin) as entry from pg_publication_rel m
 				where m.prpubid = p.oid and m.prrelid in (select relid from family)
 				%s) e))
-			from (values %s) t (qualified, schema, name)))
-		from pg_publication p where pubname = %s))`, schemas, strings.Join(tables, ", "), quoteLiteral(o.Publication)), &answer)
+			from %s t (qualified, schema, name)))
+		from pg_publication p where pubname = %s))`, schemas, values, quoteLiteral(o.Publication)), &answer)
 	if err != nil {
 		return Fingerprint{}, fmt.Errorf("look up publication %s: %w", o.Publication, err)
 	}

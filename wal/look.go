@@ -89,6 +89,10 @@ func (l *Look) Facts(ctx context.Context) (*Facts, error) {
 		schema, name := splitTable(t)
 		tables[i] = fmt.Sprintf("(%d, %s, %s, %s)", i, quoteLiteral(t), quoteLiteral(schema), quoteLiteral(name))
 	}
+	values := "(values " + strings.Join(tables, ", ") + ")"
+	if len(tables) == 0 {
+		values = "(select 0, '', '', '' where false)"
+	}
 	var text []byte
 	err := l.conn.QueryRow(ctx, fmt.Sprintf(`select json_build_object(
 		'address', coalesce(host(inet_server_addr()) || ' port ' || inet_server_port(), 'a unix socket'),
@@ -109,9 +113,9 @@ func (l *Look) Facts(ctx context.Context) (*Facts, error) {
 				'owner', coalesce(pg_has_role(c.relowner, 'usage'), false),
 				'writes', (select coalesce(json_agg(w), '[]') from unnest(array['insert', 'update', 'truncate']) w where has_table_privilege(c.oid, w)),
 				'row_security', coalesce(row_security_active(c.oid), false)) order by t.i), '[]')
-			from (values %s) t (i, configured, schema, name)
+			from %s t (i, configured, schema, name)
 			left join pg_namespace n on n.nspname = t.schema left join pg_class c on c.relnamespace = n.oid and c.relname = t.name))
-		from pg_roles r where r.rolname = session_user`, quoteLiteral(l.options.Publication), strings.Join(tables, ", "))).Scan(&text)
+		from pg_roles r where r.rolname = session_user`, quoteLiteral(l.options.Publication), values)).Scan(&text)
 	if err != nil {
 		return nil, explain(fmt.Errorf("look at the source: %w", err))
 	}
@@ -154,6 +158,9 @@ func GrantReadSQL(role string, tables ...string) []string {
 			schemas[schema] = true
 			out = append(out, "grant usage on schema "+quoteIdentifier(schema)+" to "+quoteIdentifier(role))
 		}
+	}
+	if len(tables) == 0 {
+		return nil
 	}
 	return append(out, "grant select on "+quoteTables(tables)+" to "+quoteIdentifier(role))
 }

@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -64,7 +65,10 @@ func (p *publication) problems(o Options) []PublicationProblem {
 	if !p.Insert || p.Update || p.Delete || p.Truncate {
 		add(fmt.Sprintf("publication %s must publish inserts and nothing else", o.Publication), "", alter+"set (publish = 'insert')")
 	}
-	reset := alter + "set table " + quoteTables(o.Tables)
+	reset := ""
+	if len(o.Tables) > 0 {
+		reset = alter + "set table " + quoteTables(o.Tables)
+	}
 	for _, table := range o.Tables {
 		if slices.Contains(p.Scattered, qualified(table)) {
 			add(fmt.Sprintf("publication %s publishes the rows of table %s under the names of its partitions", o.Publication, table), "",
@@ -83,7 +87,7 @@ func (p *publication) problems(o Options) []PublicationProblem {
 	for _, table := range p.Tables {
 		if !slices.ContainsFunc(o.Tables, func(t string) bool { return qualified(t) == table }) {
 			add(fmt.Sprintf("publication %s contains table %s, which is not under outbox in the configuration", o.Publication, table),
-				"add it there, or", reset)
+				"add it there, or", cmp.Or(reset, alter+"drop table "+table))
 		}
 	}
 	return found
@@ -146,8 +150,11 @@ func (c *Conn) Domains(ctx context.Context) (map[uint32]uint32, error) {
 // CreatePublicationSQL returns the statement that creates the publication. Rows of a partitioned outbox table come under
 // the name of that table; for others the second setting means nothing.
 func CreatePublicationSQL(o Options) string {
-	return fmt.Sprintf("create publication %s for table %s with (publish = 'insert', publish_via_partition_root = true)",
-		quoteIdentifier(o.Publication), quoteTables(o.Tables))
+	tables := ""
+	if len(o.Tables) > 0 { // without any, for logical messages alone
+		tables = "for table " + quoteTables(o.Tables) + " "
+	}
+	return fmt.Sprintf("create publication %s %swith (publish = 'insert', publish_via_partition_root = true)", quoteIdentifier(o.Publication), tables)
 }
 
 // CreatePublication creates the publication through source.admin_dsn.

@@ -72,14 +72,16 @@ func (c *Conn) Start(ctx context.Context, start pglogrepl.LSN, confirmed func() 
 	if err != nil {
 		return nil, err
 	}
-	err = pglogrepl.StartReplication(ctx, c.pg, quoteIdentifier(c.options.Slot), start, pglogrepl.StartReplicationOptions{
-		PluginArgs: []string{
-			// Version 1: the server spools large transactions and streams them after their commit. From version 2 on,
-			// that memory would be the relay's.
-			"proto_version '1'",
-			"publication_names " + quoteLiteral(quoteIdentifier(c.options.Publication)),
-		},
-	})
+	plugin := []string{
+		// Version 1: the server spools large transactions and streams them after their commit. From version 2 on,
+		// that memory would be the relay's.
+		"proto_version '1'",
+		"publication_names " + quoteLiteral(quoteIdentifier(c.options.Publication)),
+	}
+	if c.messages {
+		plugin = append(plugin, "messages 'true'")
+	}
+	err = pglogrepl.StartReplication(ctx, c.pg, quoteIdentifier(c.options.Slot), start, pglogrepl.StartReplicationOptions{PluginArgs: plugin})
 	if err != nil {
 		return nil, explain(fmt.Errorf("start streaming from slot %s at %s: %w", c.options.Slot, start, err))
 	}
@@ -92,6 +94,19 @@ func (c *Conn) Start(ctx context.Context, start pglogrepl.LSN, confirmed func() 
 	}
 	return r, r.arm(r.wake(now))
 }
+
+// WithMessages has Start ask for logical messages, of every prefix: pgoutput knows no choice.
+func (c *Conn) WithMessages() error {
+	if c.System.Version < MessagesSince {
+		return permanent(fmt.Errorf("messages are configured, and this is Postgres %d: its pgoutput sends none", c.System.Version/10000),
+			"upgrade to 14 or later, or write to an outbox table and remove messages from the configuration")
+	}
+	c.messages = true
+	return nil
+}
+
+// MessagesSince is the first version whose pgoutput sends logical messages.
+const MessagesSince = 140000
 
 // minSilence bounds from below how long the server may say nothing: it answers a request for a reply even while it
 // decodes a large transaction, but not while its disk stalls. While it decodes one that holds nothing for us, it looks

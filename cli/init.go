@@ -4,19 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/tidemark/tidemark/checkpoint"
 	"github.com/tidemark/tidemark/config"
+	"github.com/tidemark/tidemark/outbox"
 	"github.com/tidemark/tidemark/park"
 	"github.com/tidemark/tidemark/relay"
 	"github.com/tidemark/tidemark/wal"
 )
 
 func (a *app) initCommand() *cobra.Command {
-	var dryRun, recreate, republish bool
+	var dryRun, functions, recreate, republish bool
 	command := &cobra.Command{
 		Use:   "init",
 		Short: "Create what is missing in Postgres: outbox table, publication, slot",
@@ -25,6 +27,9 @@ there; with checkpoint.store: postgres also the table of checkpoints, with deliv
 Where a table already has rows and source.existing_rows is publish, it leaves the slot to the first run, which publishes
 those rows from the slot's own snapshot, so that none is left out or published twice.
 
+--functions creates, for applications in any language, the SQL function TABLE_publish(topic, key, type, payload), which
+checks an event, inserts it and returns its id; it replaces the one that is there. Go has package outbox for that.
+
 --recreate-slot is the way out after a lost slot: it drops the slot, creates it anew and stores its position. Events
 committed between the old checkpoint and the new slot may be missing in Kafka; they are still in the table, and
 tidemark verify --repair publishes exactly those, beside the running relay.
@@ -32,7 +37,7 @@ tidemark verify --repair publishes exactly those, beside the running relay.
 With --republish none is missing afterwards: the next run creates the slot and publishes every row that is in the table
 then, from the slot's own snapshot, whatever source.existing_rows says. Rows that are in Kafka already arrive a second
 time, with the same id and a later position.`,
-		Example: "  tidemark init --dry-run\n  tidemark init\n  tidemark init --recreate-slot --republish   # after a lost slot: no row is left out, some arrive twice",
+		Example: "  tidemark init --dry-run\n  tidemark init\n  tidemark init --functions     # then: select outbox_publish('order', '42', 'OrderPlaced', '{\"total\": 9}')\n  tidemark init --recreate-slot --republish   # after a lost slot: no row is left out, some arrive twice",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, _, err := a.load()
@@ -42,19 +47,23 @@ time, with the same id and a later position.`,
 			if republish && !recreate {
 				return &usageError{errors.New("--republish goes with --recreate-slot")}
 			}
+			if functions && recreate {
+				return &usageError{errors.New("--functions does not go with --recreate-slot: run init twice")}
+			}
 			if recreate {
 				return a.recreateSlot(cmd.Context(), c, dryRun, republish)
 			}
-			return a.initialise(cmd.Context(), c, dryRun)
+			return a.initialise(cmd.Context(), c, dryRun, functions)
 		},
 	}
 	command.Flags().BoolVar(&dryRun, "dry-run", false, "print the SQL and change nothing")
+	command.Flags().BoolVar(&functions, "functions", false, "also create the SQL functions that write an event")
 	command.Flags().BoolVar(&recreate, "recreate-slot", false, "drop the slot, create it anew and store its position (after a lost slot)")
 	command.Flags().BoolVar(&republish, "republish", false, "with --recreate-slot: have the next run publish every row of the table, also those that are in Kafka")
 	return command
 }
 
-func (a *app) initialise(ctx context.Context, c *config.Config, dryRun bool) error {
+func (a *app) initialise(ctx context.Context, c *config.Config, dryRun, functions bool) error {
 	source := sourceOptions(c)
 	setup, err := wal.OpenSetup(ctx, source)
 	if err != nil {
@@ -68,7 +77,7 @@ func (a *app) initialise(ctx context.Context, c *config.Config, dryRun bool) err
 				cannot = fmt.Errorf("create table %s: only a table of preset debezium can be created here; create it yourself", t.Table)
 			}
 		}
-		return outboxTableSQL(table)
+		return outbox.Schema(table)
 	})
 	if err = errors.Join(err, cannot); err != nil {
 		return err
@@ -95,6 +104,13 @@ func (a *app) initialise(ctx context.Context, c *config.Config, dryRun bool) err
 		if sql != "" {
 			statements = append(statements, sql)
 		}
+	}
+	if functions {
+		sql, err := outboxFunctions(c)
+		if err != nil {
+			return err
+		}
+		statements = append(statements, sql...)
 	}
 	for _, statement := range statements {
 		a.printf("%s;\n", statement)
@@ -126,6 +142,19 @@ func (a *app) initialise(ctx context.Context, c *config.Config, dryRun bool) err
 		return nil
 	}
 	return a.initSlot(ctx, c, conn, store)
+}
+
+// outboxFunctions returns the statements that create the SQL functions of every outbox table.
+func outboxFunctions(c *config.Config) ([]string, error) {
+	var statements []string
+	for _, t := range c.Outbox {
+		columns := []string{t.Columns.ID, t.Columns.Topic, t.Columns.Key, t.Columns.Type, t.Columns.Payload}
+		if !slices.Equal(columns, []string{"id", "aggregatetype", "aggregateid", "type", "payload"}) {
+			return nil, fmt.Errorf("create functions for table %s: they insert into the columns of preset debezium, and it is read by others: run tidemark init without --functions, and write a function of your own", t.Table)
+		}
+		statements = append(statements, outbox.Functions(wal.QuoteTable(t.Table))...)
+	}
+	return statements, nil
 }
 
 // missingParkTable returns the statements that create the table of parked events, "" if it is there.
@@ -240,14 +269,4 @@ func (a *app) recreateSlot(ctx context.Context, c *config.Config, dryRun, republ
 	}
 	a.printf("Slot %s is created at %s.\n", source.Slot, start)
 	return a.replaceCheckpoint(ctx, store, next)
-}
-
-func outboxTableSQL(table string) string {
-	return "create table " + table + ` (
-	id            uuid         primary key default gen_random_uuid(),
-	aggregatetype varchar(255) not null,
-	aggregateid   varchar(255) not null,
-	type          varchar(255) not null,
-	payload       jsonb
-)`
 }

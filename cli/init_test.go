@@ -3,6 +3,8 @@ package cli
 import (
 	"strings"
 	"testing"
+
+	"github.com/tidemark/tidemark/outbox"
 )
 
 // Who may not create tables lets somebody else run what init prints: that has to be all of it.
@@ -37,4 +39,23 @@ func TestInitCreatesTheTableOfParkedEvents(t *testing.T) {
 	park("init", statement)
 	park("init", "is there")
 	park("parked list")
+}
+
+// The table and the functions are those of package outbox, whose tests know that they work.
+func TestInitCreatesWhatPackageOutboxWritesInto(t *testing.T) {
+	b := newCheckpointBench(t)
+	if out := b.run("file", 0, "init --dry-run"); !strings.HasPrefix(out, outbox.Schema(`"public"."outbox"`)+";\n") || strings.Contains(out, "outbox_publish") {
+		t.Errorf("init --dry-run prints:\n%s", out)
+	}
+	const call = `do $$ begin perform outbox_publish('order', '42', 'OrderPlaced', '{"total": 9}'); end $$`
+	printed := b.run("file", 0, "init --functions --dry-run")
+	printed, _, _ = strings.Cut(printed, "select pg_create_logical_replication_slot")
+	b.exec(printed) // as somebody else would run it
+	b.exec(call)
+	b.exec("drop function outbox_publish; delete from outbox")
+	for range 2 {
+		b.run("file", 0, "init --functions")
+		b.exec(call)
+	}
+	b.run("file", 2, "init --functions --recreate-slot")
 }

@@ -271,7 +271,10 @@ func quoteLiteral(s string) string { return "'" + strings.ReplaceAll(s, "'", "''
 
 func quoteIdentifier(s string) string { return pgx.Identifier{s}.Sanitize() }
 
-// quoteTable quotes schema.name. A name without a schema is in public.
+// QuoteTable returns the name of a table, schema.name as the configuration has it, as SQL takes it. A name without a schema
+// is in public.
+func QuoteTable(table string) string { return quoteTable(table) }
+
 func quoteTable(table string) string {
 	schema, name := splitTable(table)
 	return pgx.Identifier{schema, name}.Sanitize()

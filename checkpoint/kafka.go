@@ -434,7 +434,7 @@ func explainKafka(err error) error {
 		kerr.TransactionalIDAuthorizationFailed: "describe and write under transactional ids that begin with tidemark-checkpoint-",
 	} {
 		if errors.Is(err, refused) {
-			return &permanentError{err, "let the Kafka user " + right}
+			return &permanentError{err, "let the Kafka user " + right + " (kafka-acls --add --allow-principal User:NAME)"}
 		}
 	}
 	if errors.Is(err, kerr.InvalidTimestamp) {

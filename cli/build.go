@@ -101,10 +101,25 @@ func kafkaOptions(c *config.Config) publish.Options {
 	if k.SASL.Mechanism != "" {
 		o.SASL = &publish.SASL{
 			Mechanism: k.SASL.Mechanism, Username: k.SASL.Username,
-			Password: string(k.SASL.Password), Token: string(k.SASL.Token),
+			Password: rereading("kafka.sasl.password_file", k.SASL.PasswordFile, k.SASL.Password),
+			Token:    rereading("kafka.sasl.token_file", k.SASL.TokenFile, k.SASL.Token),
 		}
 	}
 	return o
+}
+
+// rereading returns what returns a secret: what is in the file by then, if there is one.
+func rereading(key, file string, value config.Secret) func() (string, error) {
+	return func() (string, error) {
+		if file == "" {
+			return string(value), nil
+		}
+		text, err := config.ReadSecret(file)
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", key, err)
+		}
+		return text, nil
+	}
 }
 
 // store is a place for the checkpoint, with what the commands need of it besides what relay does.

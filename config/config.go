@@ -34,7 +34,9 @@ type Config struct {
 // Source is the Postgres that the outbox tables are in.
 type Source struct {
 	DSN            DSN           `yaml:"dsn"`             // a libpq URL or keywords
+	DSNFile        string        `yaml:"dsn_file"`        // DSN was read from it, unless empty
 	AdminDSN       DSN           `yaml:"admin_dsn"`       // where SQL that writes goes; DSN unless configured
+	AdminDSNFile   string        `yaml:"admin_dsn_file"`  // AdminDSN was read from it, unless empty
 	Slot           string        `yaml:"slot"`            // a valid slot name
 	Publication    string        `yaml:"publication"`     //
 	Create         bool          `yaml:"create"`          // slot and publication may be created on the first start
@@ -126,6 +128,9 @@ type SASL struct {
 	Username  string `yaml:"username"`
 	Password  Secret `yaml:"password"`
 	Token     Secret `yaml:"token"` // for OAUTHBEARER
+	// What the files hold may change: they are to be read again for each login. Password and Token are what they held at Load.
+	PasswordFile string `yaml:"password_file"`
+	TokenFile    string `yaml:"token_file"`
 }
 
 // CreateTopics says whether and how a topic that does not exist is created.
@@ -156,6 +161,8 @@ type Checkpoint struct {
 type HTTP struct {
 	Listen string `yaml:"listen"` // host:port; empty is off
 	Token  Secret `yaml:"token"`  // empty: requests that change something are refused
+	// TokenFile is what Token was read from, unless empty.
+	TokenFile string `yaml:"token_file"`
 }
 
 // Reconcile is how often a running relay verifies.

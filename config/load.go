@@ -61,6 +61,7 @@ func Load(defaults []byte, file string, environ []string) (*Config, error) {
 		return nil, fmt.Errorf("decode the configuration: %w", err)
 	}
 	c.Source.Failover = strings.ToLower(c.Source.Failover) // True and FALSE are YAML's, too
+	c.readSecretFiles(found)
 	c.check(found)
 	if err := found.err(); err != nil {
 		return nil, err

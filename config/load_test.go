@@ -96,7 +96,7 @@ func TestDefaultsAreThoseOfTheSpec(t *testing.T) {
 // on the preset.
 func TestConfigYAMLShowsEveryKey(t *testing.T) {
 	spec := strings.Fields(`
-		source.dsn source.admin_dsn source.slot source.publication source.create source.existing_rows source.failover
+		source.dsn source.dsn_file source.admin_dsn source.admin_dsn_file source.slot source.publication source.create source.existing_rows source.failover
 		source.status_interval source.wal_budget
 		outbox outbox[].table outbox[].preset outbox[].topic outbox[].key outbox[].headers outbox[].format outbox[].on_null
 		outbox[].headers[].name outbox[].headers[].value
@@ -107,11 +107,12 @@ func TestConfigYAMLShowsEveryKey(t *testing.T) {
 		kafka.tls.enabled kafka.tls.ca_file kafka.tls.cert_file kafka.tls.key_file kafka.tls.server_name
 		kafka.tls.insecure_skip_verify
 		kafka.sasl.mechanism kafka.sasl.username kafka.sasl.password kafka.sasl.token
+		kafka.sasl.password_file kafka.sasl.token_file
 		kafka.create_topics.enabled kafka.create_topics.partitions kafka.create_topics.replication_factor
 		kafka.create_topics.configs
 		delivery.mode delivery.resume_dedupe delivery.on_poison delivery.dead_letter_topic
 		checkpoint.store checkpoint.path checkpoint.topic checkpoint.interval
-		http.listen http.token reconcile.interval prune.older_than prune.interval log.level log.format
+		http.listen http.token http.token_file reconcile.interval prune.older_than prune.interval log.level log.format
 		messages messages[].prefix messages[].non_transactional`)
 	for _, path := range spec { // a message is laid out as a table
 		if key, ok := strings.CutPrefix(path, "outbox[]."); ok && key != "table" {

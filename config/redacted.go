@@ -17,7 +17,7 @@ func (c *Config) Redacted() []byte {
 	enc := yaml.NewEncoder(&out)
 	enc.SetIndent(2)
 	// Neither can fail: the nodes are well formed, and a buffer takes everything.
-	_ = enc.Encode(toNode(reflect.ValueOf(*c)))
+	_ = enc.Encode(toNode(reflect.ValueOf(c.withoutFiles())))
 	_ = enc.Close()
 	return out.Bytes()
 }

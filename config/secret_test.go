@@ -5,7 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -159,4 +162,53 @@ func mustLoadAlone(t *testing.T, text string) *Config {
 		t.Fatal(err)
 	}
 	return c
+}
+
+// TestSecretsComeFromFiles: each on one line, whatever line end the file has; printed as the file's name alone.
+func TestSecretsComeFromFiles(t *testing.T) {
+	file := func(text string) string {
+		path := filepath.Join(t.TempDir(), "secret")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	text := fmt.Sprintf(`
+source: {dsn_file: %q, admin_dsn_file: %q}
+kafka: {sasl: {mechanism: PLAIN, username: relay, password_file: %q}}
+http: {token_file: %q}
+`, file("postgres://relay:hunter2@db/shop\n"), file("postgres://admin:hunter2@db/shop"), file("hunter2\r\n"), file(" hunter2 "))
+	c, err := load(t, text, "TIDEMARK_KAFKA_SASL_TOKEN_FILE="+file("hunter3"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := []string{string(c.Source.DSN), string(c.Source.AdminDSN), string(c.Kafka.SASL.Password), string(c.Kafka.SASL.Token), string(c.HTTP.Token)}
+	want := []string{"postgres://relay:hunter2@db/shop", "postgres://admin:hunter2@db/shop", "hunter2", "hunter3", " hunter2 "}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	printed := string(c.Redacted())
+	if strings.Contains(printed, "hunter") || strings.Contains(printed, "[redacted]") {
+		t.Errorf("printed:\n%s", printed)
+	}
+	again := mustLoadAlone(t, printed)
+	if !reflect.DeepEqual(c, again) {
+		t.Errorf("read again: %+v, want %+v", again, c)
+	}
+	for wrong, says := range map[string]string{
+		"source: {dsn: host=db, dsn_file: " + file("host=db") + "}": "source.dsn_file: and source.dsn are both given; keep one of them",
+		"source: {dsn_file: /nowhere/hunter2}":                      "source.dsn_file: open /nowhere/hunter2: no such file or directory",
+		"source: {dsn_file: " + file("") + "}":                      "is empty",
+		"source: {dsn_file: " + file("hunter2\nhunter3") + "}":      "does not hold one line of text",
+		"source: {dsn: host=db}\nhttp: {token: a, token_file: b}":   "http.token_file: and http.token are both given",
+		"source: {dsn: host=db}\nkafka: {sasl: {token_file: /x/y}}": "kafka.sasl.token_file: open /x/y",
+	} {
+		_, err := load(t, wrong)
+		if err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v, want %q", wrong, err, says)
+		}
+		if err != nil && (strings.Contains(err.Error(), "source.dsn: is required") || strings.Contains(err.Error(), "hunter3")) {
+			t.Errorf("%s: %v", wrong, err)
+		}
+	}
 }

@@ -13,7 +13,7 @@ import (
 )
 
 func login(password string) *publish.SASL {
-	return &publish.SASL{Mechanism: "PLAIN", Username: "relay", Password: password}
+	return &publish.SASL{Mechanism: "PLAIN", Username: "relay", Password: func() (string, error) { return password, nil }}
 }
 
 // topicOf makes what Kafka would tell of a topic "t" to which the row r leads.

@@ -15,6 +15,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/tidemark/tidemark/publish"
 )
 
 // The checks of Kafka, in the order of the report.
@@ -86,9 +88,10 @@ func (k *kafka) examine(ctx context.Context, routes <-chan []*route) {
 
 func (k *kafka) connect(ctx context.Context) bool {
 	k.why = "because " + checkKafka + " failed"
+	k.Kafka.DialTimeout = dialLimit
 	opts, err := k.Kafka.ClientOptions()
 	if err == nil {
-		k.client, err = kgo.NewClient(append(opts, kgo.DialTimeout(dialLimit), kgo.RequestRetries(1), kgo.RetryTimeout(askLimit), kgo.MetadataMinAge(10*time.Millisecond))...)
+		k.client, err = kgo.NewClient(append(opts, kgo.RequestRetries(1), kgo.RetryTimeout(askLimit), kgo.MetadataMinAge(10*time.Millisecond))...)
 	}
 	if err != nil {
 		k.fail(checkKafka, err.Error(), "correct kafka in the configuration")
@@ -101,31 +104,13 @@ func (k *kafka) connect(ctx context.Context) bool {
 	m, err := k.admin.BrokerMetadata(limited)
 	if err != nil {
 		k.client.Close()
-		k.fail(checkKafka, fmt.Sprintf("no broker of %s answers: %v", strings.Join(k.Kafka.Brokers, ", "), err), kafkaHint(err))
+		problem, hint := publish.ConnectHint(err)
+		k.fail(checkKafka, fmt.Sprintf("no broker of %s answers: %s", strings.Join(k.Kafka.Brokers, ", "), problem), hint)
 		return false
 	}
 	k.brokers = m.Brokers
 	k.ok(checkKafka, "cluster %s of %s answers, in %s", m.Cluster, plural(int64(len(m.Brokers)), "broker", "brokers"), time.Since(began).Round(time.Millisecond))
 	return true
-}
-
-// kafkaHint says what to do about brokers that cannot be spoken to.
-func kafkaHint(err error) string {
-	text := err.Error()
-	switch {
-	case errors.Is(err, kerr.SaslAuthenticationFailed), strings.Contains(text, "SASL_AUTHENTICATION_FAILED"):
-		return "check kafka.sasl: mechanism, username and password"
-	case strings.Contains(text, "certificate"), strings.Contains(text, "tls:"):
-		return "check kafka.tls: whether this port speaks TLS, ca_file, and that the certificate is for that host (server_name)"
-	case errors.Is(err, kerr.UnsupportedSaslMechanism), strings.Contains(text, "UNSUPPORTED_SASL_MECHANISM"):
-		return "check kafka.sasl.mechanism"
-	case strings.Contains(text, "no such host"):
-		return "check the host names in kafka.brokers"
-	case strings.Contains(text, "EOF"):
-		return "the port hangs up at once: check whether it wants TLS (kafka.tls.enabled) or another login (kafka.sasl)"
-	default:
-		return "check kafka.brokers, that the brokers run, and that no firewall is between"
-	}
 }
 
 // reach speaks to every broker under the address that the cluster gives out, which is where records go: the addresses in
@@ -204,7 +189,8 @@ func (k *kafka) lookUp(ctx context.Context) bool {
 	var err error
 	if k.topics, err = k.admin.ListTopics(kadm.WithAuthorizedOps(limited), names...); err != nil {
 		if _, ok := errors.AsType[*kadm.AuthError](err); !ok {
-			k.fail(checkTopics, fmt.Sprintf("the topics cannot be looked up: %v", err), kafkaHint(err))
+			problem, hint := publish.ConnectHint(err)
+			k.fail(checkTopics, "the topics cannot be looked up: "+problem, hint)
 			k.why = "because " + checkTopics + " failed"
 			return false
 		}
@@ -231,7 +217,7 @@ func (k *kafka) lookUp(ctx context.Context) bool {
 			there = append(there, r.topic)
 		}
 	}
-	k.existence(there, forbidden)
+	k.existence(limited, there, forbidden)
 	for _, name := range there {
 		if described, err := k.admin.DescribeTopicConfigs(limited, name); err == nil && len(described) == 1 && described[0].Err == nil {
 			k.configs[name] = values(described[0].Configs)
@@ -240,7 +226,7 @@ func (k *kafka) lookUp(ctx context.Context) bool {
 	return true
 }
 
-func (k *kafka) existence(there, forbidden []string) {
+func (k *kafka) existence(ctx context.Context, there, forbidden []string) {
 	if len(forbidden) > 0 {
 		k.fail(checkTopics, "Kafka does not let us see "+some(forbidden)+": "+fmt.Sprint(k.topics[forbidden[0]].Err), "allow Describe and Write on them: "+aclCommand("Describe", "Write"))
 	}
@@ -258,11 +244,38 @@ func (k *kafka) existence(there, forbidden []string) {
 	case len(names) > 0 && k.told && !slices.Contains(k.rights, kmsg.ACLOperationCreate):
 		k.fail(checkTopics, fmt.Sprintf("%s: %s, and creating them on the cluster is not allowed", plural(int64(len(names)), "topic does not exist", "topics do not exist"), some(names)),
 			"create them, or allow it: kafka-acls --add --allow-principal User:NAME --operation Create --cluster")
+	case len(names) > 0 && k.cannotCreate(ctx, names):
 	case len(names) > 0:
 		k.ok(checkTopics, "%s there; the first event creates %s", plural(int64(len(there)), "is", "are"), some(names))
 	case len(forbidden) == 0:
 		k.ok(checkTopics, "%s there: %s", plural(int64(len(there)), "is", "are"), some(there))
 	}
+}
+
+// cannotCreate has Kafka say whether it would create the topics, and reports why it would not.
+func (k *kafka) cannotCreate(ctx context.Context, names []string) bool {
+	o := k.Kafka.Topics
+	configs := make(map[string]*string, len(o.Configs))
+	for name, value := range o.Configs {
+		configs[name] = &value
+	}
+	answers, err := k.admin.ValidateCreateTopics(ctx, o.Partitions, o.ReplicationFactor, configs, names...)
+	if err != nil {
+		return false // it does not tell
+	}
+	for _, a := range answers.Sorted() {
+		switch {
+		case errors.Is(a.Err, kerr.TopicAuthorizationFailed), errors.Is(a.Err, kerr.ClusterAuthorizationFailed):
+			k.fail(checkTopics, fmt.Sprintf("topic %s does not exist, and creating it is not allowed: %v", a.Topic, a.Err),
+				"create it, or allow it: kafka-acls --add --allow-principal User:NAME --operation Create --topic "+a.Topic)
+			return true
+		case a.Err != nil && !errors.Is(a.Err, kerr.TopicAlreadyExists):
+			k.fail(checkTopics, fmt.Sprintf("topic %s does not exist, and Kafka would not create it: %v (%s)", a.Topic, a.Err, a.ErrMessage),
+				"create it, or correct kafka.create_topics")
+			return true
+		}
+	}
+	return false
 }
 
 // some names a few, and how many more there are.

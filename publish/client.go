@@ -2,13 +2,10 @@ package publish
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"maps"
 	"math"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,7 +14,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl"
-	"github.com/twmb/franz-go/pkg/sasl/oauth"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
 	"github.com/twmb/franz-go/plugin/kprom"
@@ -34,22 +30,24 @@ type Options struct {
 	// TransactionalID makes the publisher transactional: it publishes between Begin and Commit alone, and of all that have
 	// this id only the youngest can.
 	TransactionalID string
+	DialTimeout     time.Duration // of a connection with its handshake; 0: 10 s
 	EndGrace        time.Duration // how long the end of a transaction may go on that is not wanted any more
 	// Metrics gets the client's own metrics, tidemark_kafka_…, while a publisher is open; nil: nobody does. There may be one
 	// publisher a registry at a time.
 	Metrics prometheus.Registerer
 }
 
-// TLS says how brokers are spoken to. The files are PEM.
+// TLS says how brokers are spoken to. The files are PEM, and are read for each connection.
 type TLS struct {
 	CAFile, CertFile, KeyFile, ServerName string
 	InsecureSkipVerify                    bool
 }
 
-// SASL is how the client logs in.
+// SASL is how the client logs in. The functions are called for each login, by any goroutine; what they return may change.
 type SASL struct {
-	Mechanism                 string // PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER
-	Username, Password, Token string
+	Mechanism       string // PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER
+	Username        string
+	Password, Token func() (string, error) // the one that the mechanism needs
 }
 
 // ClientOptions returns what leads any client to the brokers: addresses, TLS, login, patience. The producer adds its own.
@@ -64,11 +62,12 @@ func (o *Options) ClientOptions() ([]kgo.Opt, error) {
 		kgo.MetadataMinAge(250 * time.Millisecond),
 	}
 	if o.TLS != nil {
-		config, err := o.TLS.config()
-		if err != nil {
+		if _, err := o.TLS.client().Config(); err != nil { // now, rather than at each attempt to connect
 			return nil, err
 		}
-		opts = append(opts, kgo.DialTLSConfig(config))
+		opts = append(opts, kgo.Dialer(o.TLS.dialer(o.DialTimeout)))
+	} else if o.DialTimeout > 0 {
+		opts = append(opts, kgo.DialTimeout(o.DialTimeout))
 	}
 	if o.SASL != nil {
 		mechanism, err := o.SASL.mechanism()
@@ -166,51 +165,27 @@ func codec(name string) (kgo.CompressionCodec, error) {
 	}
 }
 
-func (t *TLS) config() (*tls.Config, error) {
-	config := &tls.Config{
-		MinVersion: tls.VersionTLS12, ServerName: t.ServerName,
-		InsecureSkipVerify: t.InsecureSkipVerify, //nolint:gosec // the operator asked for it by a name that says what it is
-	}
-	if t.CAFile != "" {
-		pem, err := os.ReadFile(t.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("kafka.tls.ca_file: %w", err)
-		}
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("kafka.tls.ca_file: no certificate in %s", t.CAFile)
-		}
-	}
-	if t.CertFile != "" {
-		load := func() (*tls.Certificate, error) {
-			cert, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
-			if err != nil {
-				return nil, fmt.Errorf("kafka.tls.cert_file and key_file: %w", err)
-			}
-			return &cert, nil
-		}
-		if _, err := load(); err != nil {
-			return nil, err
-		}
-		// Read anew for each connection, so that a rotated certificate needs no restart.
-		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return load() }
-	}
-	return config, nil
-}
-
 func (s *SASL) mechanism() (sasl.Mechanism, error) {
 	switch s.Mechanism {
 	case "PLAIN":
-		return plain.Auth{User: s.Username, Pass: s.Password}.AsMechanism(), nil
+		return plain.Plain(func(context.Context) (plain.Auth, error) {
+			password, err := s.Password()
+			return plain.Auth{User: s.Username, Pass: password}, err
+		}), nil
 	case "SCRAM-SHA-256":
-		return scram.Auth{User: s.Username, Pass: s.Password}.AsSha256Mechanism(), nil
+		return scram.Sha256(s.scram), nil
 	case "SCRAM-SHA-512":
-		return scram.Auth{User: s.Username, Pass: s.Password}.AsSha512Mechanism(), nil
+		return scram.Sha512(s.scram), nil
 	case "OAUTHBEARER":
-		return oauth.Auth{Token: s.Token}.AsMechanism(), nil
+		return newBearer(s.Token), nil
 	default:
 		return nil, fmt.Errorf("kafka.sasl.mechanism: %q is none of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER", s.Mechanism)
 	}
+}
+
+func (s *SASL) scram(context.Context) (scram.Auth, error) {
+	password, err := s.Password()
+	return scram.Auth{User: s.Username, Pass: password}, err
 }
 
 // settings turns kafka.options into the client's. Names that would undo a promise are refused by saying so.

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
 	"encoding/pem"
 	"fmt"
 	"math/big"
@@ -20,6 +21,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tidemark/tidemark/handshake"
 )
 
 func nobody(*Delivery, error) {}
@@ -156,10 +159,10 @@ func TestOptionsThatAreWrongNameTheKey(t *testing.T) {
 		"a CA that is none":        {func(o *Options) { o.TLS = &TLS{CAFile: garbage} }, []string{"kafka.tls.ca_file", garbage}},
 		"no certificate":           {func(o *Options) { o.TLS = &TLS{CertFile: filepath.Join(dir, "none"), KeyFile: key} }, []string{"kafka.tls.cert_file", "none"}},
 		"a certificate that isn't": {func(o *Options) { o.TLS = &TLS{CertFile: garbage, KeyFile: key} }, []string{"kafka.tls.cert_file"}},
-		"no key":                   {func(o *Options) { o.TLS = &TLS{CertFile: cert} }, []string{"kafka.tls.cert_file and key_file"}},
-		"the key of another":       {func(o *Options) { o.TLS = &TLS{CertFile: cert, KeyFile: other} }, []string{"kafka.tls.cert_file and key_file", "match"}},
+		"no key":                   {func(o *Options) { o.TLS = &TLS{CertFile: cert} }, []string{"kafka.tls.key_file"}},
+		"the key of another":       {func(o *Options) { o.TLS = &TLS{CertFile: cert, KeyFile: other} }, []string{"kafka.tls.key_file", "match"}},
 		"an unknown mechanism": {
-			func(o *Options) { o.SASL = &SASL{Mechanism: "GSSAPI", Username: "u", Password: password} },
+			func(o *Options) { o.SASL = &SASL{Mechanism: "GSSAPI", Username: "u", Password: fixed(password)} },
 			[]string{"kafka.sasl.mechanism", "GSSAPI", "SCRAM-SHA-512"},
 		},
 		"no mechanism": {func(o *Options) { o.SASL = &SASL{} }, []string{"kafka.sasl.mechanism", "PLAIN"}},
@@ -193,12 +196,12 @@ func TestSASLMechanismsLogIn(t *testing.T) {
 			t.Parallel()
 			cluster := newCluster(t, kfake.EnableSASL(), kfake.Superuser(mechanism, user, password))
 			login := func(s *SASL) func(*Options) { return func(o *Options) { o.SASL = s } }
-			out := open(t, cluster, login(&SASL{Mechanism: mechanism, Username: user, Password: password})).prepare("t")
+			out := open(t, cluster, login(&SASL{Mechanism: mechanism, Username: user, Password: fixed(password)})).prepare("t")
 			out.hand(event("t", 0, 1))
 			out.mustAck(1)
 			for what, s := range map[string]*SASL{
-				"another password": {Mechanism: mechanism, Username: user, Password: "x" + password},
-				"another user":     {Mechanism: mechanism, Username: "x" + user, Password: password},
+				"another password": {Mechanism: mechanism, Username: user, Password: fixed("x" + password)},
+				"another user":     {Mechanism: mechanism, Username: "x" + user, Password: fixed(password)},
 				"no login":         nil,
 			} {
 				out := open(t, cluster, login(s))
@@ -214,9 +217,47 @@ func TestSASLMechanismsLogIn(t *testing.T) {
 			}
 		})
 	}
-	m, err := (&SASL{Mechanism: "OAUTHBEARER", Token: "token"}).mechanism() // the imitation does not know it
+	m, err := (&SASL{Mechanism: "OAUTHBEARER", Token: fixed("token")}).mechanism() // the imitation does not know it
 	if err != nil || m.Name() != "OAUTHBEARER" {
 		t.Errorf("OAUTHBEARER: %v, %v", m, err)
+	}
+}
+
+func fixed(secret string) func() (string, error) {
+	return func() (string, error) { return secret, nil }
+}
+
+// A password or a token is replaced in its place, while the process runs.
+func TestSecretsAreAskedForAtEachLogin(t *testing.T) {
+	t.Parallel()
+	for _, mechanism := range []string{"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"} {
+		asked := 0
+		secret := func() (string, error) { asked++; return "secret", nil }
+		m, err := (&SASL{Mechanism: mechanism, Username: "u", Password: secret, Token: secret}).mechanism()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if _, _, err := m.Authenticate(t.Context(), "broker:9092"); err != nil {
+				t.Errorf("%s: %v", mechanism, err)
+			}
+		}
+		if asked != 2 {
+			t.Errorf("%s: asked %d times for 2 logins", mechanism, asked)
+		}
+	}
+}
+
+func TestExpiryIsThatOfAToken(t *testing.T) {
+	t.Parallel()
+	claims := base64.RawURLEncoding.EncodeToString([]byte(`{"exp":1700000000}`))
+	for token, want := range map[string]int64{
+		"x." + claims + ".y": 1700000000, "": 0, "opaque": 0, "a.b.c": 0, "a." + claims: 0, "x.e30.y": 0,
+	} {
+		at, ok := expiry(token)
+		if ok != (want != 0) || (ok && at.Unix() != want) {
+			t.Errorf("%q: %v, %v", token, at, ok)
+		}
 	}
 }
 
@@ -274,20 +315,13 @@ func TestTLSCertificateIsReadAnewForEachConnection(t *testing.T) {
 	dir := t.TempDir()
 	ca := newAuthority(t)
 	cert, key := ca.issue(t, dir, "client", 7)
-	config, err := (&TLS{CertFile: cert, KeyFile: key}).config()
-	if err != nil {
-		t.Fatal(err)
-	}
+	files := (&TLS{CertFile: cert, KeyFile: key}).client()
 	serial := func() int64 {
-		c, err := config.GetClientCertificate(nil)
+		config, err := files.Config()
 		if err != nil {
 			t.Fatal(err)
 		}
-		leaf, err := x509.ParseCertificate(c.Certificate[0])
-		if err != nil {
-			t.Fatal(err)
-		}
-		return leaf.SerialNumber.Int64()
+		return handshake.Own(config).SerialNumber.Int64()
 	}
 	if n := serial(); n != 7 {
 		t.Errorf("certificate %d is shown, want 7", n)
@@ -299,7 +333,7 @@ func TestTLSCertificateIsReadAnewForEachConnection(t *testing.T) {
 	if err := os.Remove(key); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := config.GetClientCertificate(nil); err == nil || !strings.Contains(err.Error(), "kafka.tls.cert_file and key_file") {
+	if _, err := files.Config(); err == nil || !strings.Contains(err.Error(), "kafka.tls.key_file") {
 		t.Errorf("without the key: %v", err)
 	}
 }

@@ -113,6 +113,8 @@ func Open(o Options, acked func(*Delivery, error)) (*Publisher, error) {
 				p.moved = append(p.moved, d.topic.name)
 			}
 			p.mu.Unlock()
+		} else {
+			err = forbidden(err, r.Topic)
 		}
 		acked(d, err)
 	}

@@ -251,7 +251,7 @@ func (p *Publisher) lookUp(ctx context.Context, names []string) (found kadm.Topi
 		case !ok || errors.Is(d.Err, kerr.UnknownTopicOrPartition):
 			missing = append(missing, name)
 		case IsPoison(d.Err):
-			rejected[name] = fmt.Errorf("topic %s: %w", name, d.Err)
+			rejected[name] = fmt.Errorf("topic %s: %w", name, forbidden(d.Err, name))
 		case d.Err != nil:
 			return nil, nil, nil, fmt.Errorf("look up topic %s: %w", name, d.Err)
 		}
@@ -261,7 +261,7 @@ func (p *Publisher) lookUp(ctx context.Context, names []string) (found kadm.Topi
 
 func (p *Publisher) lookUpEach(ctx context.Context, names []string, reason error) (found kadm.TopicDetails, missing []string, rejected map[string]error, err error) {
 	if len(names) == 1 {
-		return nil, nil, map[string]error{names[0]: fmt.Errorf("topic %s: %w", names[0], reason)}, nil
+		return nil, nil, map[string]error{names[0]: fmt.Errorf("topic %s: %w", names[0], forbidden(reason, names[0]))}, nil
 	}
 	found, rejected = kadm.TopicDetails{}, map[string]error{}
 	for _, name := range names {
@@ -307,9 +307,9 @@ func (p *Publisher) create(ctx context.Context, names []string, rejected map[str
 		switch {
 		case t.Err == nil, errors.Is(t.Err, kerr.TopicAlreadyExists):
 		case IsPoison(t.Err), o.MissingIsPoison && errors.Is(t.Err, kerr.ClusterAuthorizationFailed):
-			rejected[t.Topic] = fmt.Errorf("create topic %s: %w (%s)", t.Topic, t.Err, t.ErrMessage)
+			rejected[t.Topic] = mayNotCreate(fmt.Errorf("create topic %s: %w (%s)", t.Topic, t.Err, t.ErrMessage), t.Topic)
 		default:
-			return nil, fmt.Errorf("create topic %s: %w (%s)", t.Topic, t.Err, t.ErrMessage)
+			return nil, mayNotCreate(fmt.Errorf("create topic %s: %w (%s)", t.Topic, t.Err, t.ErrMessage), t.Topic)
 		}
 	}
 	return rejected, nil

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pglogrepl"
+
+	"github.com/tidemark/tidemark/publish"
 )
 
 const (
@@ -74,8 +76,9 @@ func (w *watcher) brokers(ctx context.Context) {
 			w.silentSince = now.Add(-silent)
 		}
 		w.silentSaid = now
-		w.Log.Warn().Err(err).Strs("brokers", w.Kafka.Brokers).Dur("silent", silent).Int64("inflight", w.flying.events.Load()).
-			Msg("no Kafka broker answers: events wait (check kafka.brokers, and that the brokers are up)")
+		problem, hint := publish.ConnectHint(err)
+		w.Log.Warn().Str("err", problem).Strs("brokers", w.Kafka.Brokers).Dur("silent", silent).Int64("inflight", w.flying.events.Load()).
+			Msg("no Kafka broker answers: events wait (" + hint + ")")
 	}
 }
 

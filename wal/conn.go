@@ -16,6 +16,8 @@ import (
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/tidemark/tidemark/handshake"
 )
 
 // Options say where the source is and what is read from it.
@@ -342,8 +344,15 @@ func hint(state, message string) (string, bool) {
 	case "28P01":
 		return "check user and password in source.dsn", true
 	case "28000":
+		if strings.Contains(message, "client certificate") || strings.Contains(message, "certificate authentication") {
+			return "pg_hba.conf asks for a certificate whose common name is the user: set sslcert and sslkey in source.dsn to such a one, from an authority in the server's ssl_ca_file", true
+		}
 		if strings.Contains(message, "pg_hba") {
-			return "allow the connection in pg_hba.conf (a logical replication connection needs a line for its database, not for `replication`), then reload", true
+			way := "allow the connection in pg_hba.conf (a logical replication connection needs a line for its database, not for `replication`), then reload"
+			if strings.Contains(message, "no encryption") {
+				way = "if Postgres lets this user in with TLS alone (hostssl), set sslmode=verify-full and sslrootcert in source.dsn; else " + way
+			}
+			return way, true
 		}
 		return "check the user in source.dsn", true
 	case "3D000":
@@ -386,7 +395,22 @@ func explainConnect(err error) error {
 	if IsPermanent(err) || sqlState(err) != "" {
 		return err
 	}
-	return &unreachable{err}
+	return &unreachable{err, connectHint(err)}
+}
+
+// connectHint says what to do about a server that could not be spoken to.
+func connectHint(err error) string {
+	keys := handshake.Keys{CAFile: "sslrootcert in source.dsn", CertFile: "sslcert in source.dsn", KeyFile: "sslkey"}
+	if hint := handshake.Explain(err, keys, nil); hint != "" {
+		return hint
+	}
+	switch text := err.Error(); {
+	case strings.Contains(text, "server refused TLS"):
+		return "Postgres does not have TLS on: set ssl = on there with ssl_cert_file and ssl_key_file and reload it, or take sslmode out of source.dsn"
+	case strings.Contains(text, "channel binding"):
+		return "channel_binding=require in source.dsn takes TLS, and a server that offers SCRAM-SHA-256-PLUS"
+	}
+	return "check host and port in source.dsn, that Postgres runs there and listens on that address (listen_addresses), and that no firewall is between"
 }
 
 // oncePerAddress leaves out what pgconn says of an address more than once, as it does where TLS is tried first and then not.
@@ -414,12 +438,13 @@ func (r *retold) Error() string { return r.text }
 func (r *retold) Unwrap() error { return r.err }
 
 // unreachable is a failed attempt to connect that the server has not answered.
-type unreachable struct{ err error }
+type unreachable struct {
+	err  error
+	hint string
+}
 
 func (u *unreachable) Error() string { return u.err.Error() + ": " + u.Hint() }
 func (u *unreachable) Unwrap() error { return u.err }
 
 // Hint is what to do about it, the end of its text.
-func (u *unreachable) Hint() string {
-	return "check host and port in source.dsn, that Postgres runs there and listens on that address (listen_addresses), and that no firewall is between"
-}
+func (u *unreachable) Hint() string { return u.hint }

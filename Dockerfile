@@ -18,5 +18,9 @@ WORKDIR /var/lib/tidemark
 VOLUME /var/lib/tidemark
 
 EXPOSE 8642
+
+# Is the process alive? A hot standby is, and one that waits for a server, too: a restart would help neither.
+HEALTHCHECK --interval=10s --timeout=6s --start-period=10s --retries=3 CMD ["/tidemark", "status", "--live"]
+
 ENTRYPOINT ["/tidemark"]
 CMD ["run"]

@@ -42,7 +42,7 @@ type statusReport struct {
 }
 
 func (a *app) statusCommand() *cobra.Command {
-	var asJSON, watch bool
+	var asJSON, watch, live, ready bool
 	var interval time.Duration
 	command := &cobra.Command{
 		Use:   "status",
@@ -53,8 +53,12 @@ The lag in seconds is for how long the oldest of what is not stored yet has been
 answers, and the log has gone on since the checkpoint was written, it is the time since then.
 
 --watch goes on until it is stopped: in place on a terminal, else with a line (or, with --json, an object) an interval. It
-goes on through errors, too, and says them.`,
-		Example: "  tidemark status\n  tidemark status --json\n  tidemark status --watch --interval 5s >> status.log",
+goes on through errors, too, and says them.
+
+--live and --ready only ask the relay that runs on this host, over http.listen, and fail with its reason if the answer is no: the
+health check of a container. A hot standby is live and not ready.`,
+		Example: "  tidemark status\n  tidemark status --json\n  tidemark status --watch --interval 5s >> status.log\n" +
+			"  tidemark status --ready",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if interval < 100*time.Millisecond {
@@ -66,6 +70,12 @@ goes on through errors, too, and says them.`,
 			c, _, err := a.load()
 			if err != nil {
 				return err
+			}
+			switch {
+			case live:
+				return a.probe(cmd.Context(), c.HTTP.Listen, livePath)
+			case ready:
+				return a.probe(cmd.Context(), c.HTTP.Listen, readyPath)
 			}
 			asked := &asker{config: c}
 			defer asked.close()
@@ -85,6 +95,10 @@ goes on through errors, too, and says them.`,
 	command.Flags().BoolVar(&asJSON, "json", false, "print one JSON object; with --watch, one a line")
 	command.Flags().BoolVarP(&watch, "watch", "w", false, "go on until stopped")
 	command.Flags().DurationVar(&interval, "interval", 2*time.Second, "how often, with --watch")
+	command.Flags().BoolVar(&live, "live", false, "ask the running relay whether it lives")
+	command.Flags().BoolVar(&ready, "ready", false, "ask the running relay whether it is streaming and within its WAL budget")
+	command.MarkFlagsMutuallyExclusive("live", "ready", "json")
+	command.MarkFlagsMutuallyExclusive("live", "ready", "watch")
 	return command
 }
 
@@ -219,11 +233,7 @@ func askRelay(ctx context.Context, listen string) *relay.Status {
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+listen+"/api/status", nil)
-	if err != nil {
-		return nil
-	}
-	response, err := http.DefaultClient.Do(request)
+	response, err := get(ctx, listen, "/api/status")
 	if err != nil {
 		return nil
 	}

@@ -1,6 +1,7 @@
-// Package compose_test keeps docker-compose.yml, the Dockerfile and the table's SQL in step with each other. There may be
-// no container engine where the tests run, so it loads the file as `docker compose` would and looks at what came out.
-package compose_test
+// Package deploy_test keeps what tidemark is deployed with in step with tidemark and with itself: docker-compose.yml, the
+// Dockerfile and deploy/. There may be no container engine where the tests run, so it loads the files as `docker compose` and
+// tidemark would and looks at what came out. What needs Kubernetes' or Prometheus's own types is in deploy/check.
+package deploy_test
 
 import (
 	"maps"
@@ -24,6 +25,10 @@ func TestServicesWaitForHealthyServers(t *testing.T) {
 	names := slices.Sorted(maps.Keys(project.Services))
 	if want := []string{"kafka", "postgres", "tidemark"}; !slices.Equal(names, want) {
 		t.Fatalf("services %v, want %v", names, want)
+	}
+	names = slices.Sorted(maps.Keys(load(t, "standby", "observe").Services))
+	if want := []string{"grafana", "kafka", "postgres", "prometheus", "standby", "tidemark"}; !slices.Equal(names, want) {
+		t.Fatalf("services with every profile %v, want %v", names, want)
 	}
 	for _, server := range []string{"kafka", "postgres"} {
 		check := project.Services[server].HealthCheck
@@ -91,8 +96,36 @@ func TestRelayReachesBothServers(t *testing.T) {
 	}
 }
 
+// The standby differs from the relay in nothing but its port: with another source, slot or checkpoint it would be no standby.
+func TestTheStandbyIsTheSameRelay(t *testing.T) {
+	project := load(t, "standby")
+	relay, standby := project.Services["tidemark"], project.Services["standby"]
+	if !maps.Equal(environment(t, relay), environment(t, standby)) {
+		t.Error("the standby has another environment")
+	}
+	if len(relay.Volumes) != 1 || !slices.EqualFunc(relay.Volumes, standby.Volumes, func(a, b types.ServiceVolumeConfig) bool { return a.String() == b.String() }) {
+		t.Errorf("volumes %v and %v", relay.Volumes, standby.Volumes)
+	}
+	for _, s := range []types.ServiceConfig{relay, standby} {
+		if !s.ReadOnly || !slices.Contains(s.CapDrop, "ALL") {
+			t.Errorf("%s may write outside of its volume, or has capabilities", s.Name)
+		}
+	}
+}
+
+// What is mounted from this checkout is there.
+func TestMountedFilesExist(t *testing.T) {
+	for _, service := range load(t, "standby", "observe").Services {
+		for _, volume := range service.Volumes {
+			if volume.Type == types.VolumeTypeBind {
+				read(t, volume.Source)
+			}
+		}
+	}
+}
+
 func TestPortsAreOnThisMachineAlone(t *testing.T) {
-	project := load(t)
+	project := load(t, "standby", "observe")
 	for name, service := range project.Services {
 		if len(service.Ports) != 1 {
 			t.Errorf("%s publishes %d ports, want 1", name, len(service.Ports))
@@ -144,6 +177,7 @@ func TestImageRunsTheRelayAsAnOrdinaryUser(t *testing.T) {
 		"VOLUME " + filepath.Dir(environment(t, relay)["TIDEMARK_CHECKPOINT_PATH"]),
 		`ENTRYPOINT ["/tidemark"]`,
 		`CMD ["run"]`,
+		`HEALTHCHECK --interval=10s --timeout=6s --start-period=10s --retries=3 CMD ["/tidemark", "status", "--live"]`,
 	} {
 		if !slices.Contains(lines, line) {
 			t.Errorf("the Dockerfile has no line %q", line)
@@ -151,8 +185,8 @@ func TestImageRunsTheRelayAsAnOrdinaryUser(t *testing.T) {
 	}
 }
 
-// load reads docker-compose.yml with every check of the loader on: an unknown key is an error.
-func load(t *testing.T) *types.Project {
+// load reads docker-compose.yml, with these profiles, and with every check of the loader on: an unknown key is an error.
+func load(t *testing.T, profiles ...string) *types.Project {
 	t.Helper()
 	dir, err := filepath.Abs(root)
 	if err != nil {
@@ -165,6 +199,7 @@ func load(t *testing.T) *types.Project {
 	}, func(o *loader.Options) {
 		o.SetProjectName("tidemark", true)
 		o.ResolvePaths = true
+		o.Profiles = profiles
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -59,7 +59,7 @@ goes on through errors, too, and says them.
 health check of a container. A hot standby is live and not ready.`,
 		Example: "  tidemark status\n  tidemark status --json\n  tidemark status --watch --interval 5s >> status.log\n" +
 			"  tidemark status --ready",
-		Args:    cobra.NoArgs,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if interval < 100*time.Millisecond {
 				return &usageError{fmt.Errorf("--interval %v: give at least 100ms", interval)}

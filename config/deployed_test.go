@@ -1,4 +1,4 @@
-package deploy_test
+package config
 
 import (
 	"errors"
@@ -9,8 +9,6 @@ import (
 	"testing"
 
 	"go.yaml.in/yaml/v3"
-
-	"github.com/tidemark/tidemark/config"
 )
 
 // TestTheManifestsConfigureTheRelay loads what the ConfigMap and the Secret hold, as a pod would. deploy/check holds the
@@ -18,7 +16,12 @@ import (
 func TestTheManifestsConfigureTheRelay(t *testing.T) {
 	var file string
 	var environ []string
-	decoder := yaml.NewDecoder(strings.NewReader(read(t, filepath.Join(root, "deploy/kubernetes/tidemark.yaml"))))
+	manifests, err := os.Open("../deploy/kubernetes/tidemark.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = manifests.Close() }() // it was only read
+	decoder := yaml.NewDecoder(manifests)
 	for {
 		var document struct {
 			Kind       string
@@ -42,7 +45,11 @@ func TestTheManifestsConfigureTheRelay(t *testing.T) {
 			}
 		}
 	}
-	c, err := config.Load([]byte(read(t, filepath.Join(root, "config.yaml"))), file, environ)
+	defaults, err := os.ReadFile("../config.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := Load(defaults, file, environ)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -42,8 +42,9 @@ type Event struct {
 	Position string
 }
 
-// ErrNoID says that a record has no id by which a second delivery could be known.
-var ErrNoID = errors.New("the record has no id")
+// ErrNoID says that an event has no id by which a second delivery could be known: none at all, one of more than 1000
+// bytes, or one that is no text.
+var ErrNoID = errors.New("no id that the inbox could keep")
 
 // Event reads the record's id, type, source and position. It knows, in this order, the headers that tidemark and
 // Debezium's Event Router write (id, eventType, tidemark-source, tidemark-position), CloudEvents in binary mode (ce_id, ce_type,
@@ -146,11 +147,11 @@ const maxID = 1000
 func (e *Event) check() error {
 	switch {
 	case e.ID == "":
-		return ErrNoID
+		return fmt.Errorf("%w: none is there", ErrNoID)
 	case len(e.ID) > maxID:
-		return fmt.Errorf("its id has %d bytes, at most %d are allowed", len(e.ID), maxID)
+		return fmt.Errorf("%w: it has %d bytes, at most %d are allowed", ErrNoID, len(e.ID), maxID)
 	case !utf8.ValidString(e.ID) || strings.Contains(e.ID, "\x00"):
-		return fmt.Errorf("its id %q is no text", e.ID)
+		return fmt.Errorf("%w: %q is no text", ErrNoID, e.ID)
 	}
 	return nil
 }

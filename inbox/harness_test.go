@@ -44,9 +44,9 @@ func newDatabase(tb testing.TB) database {
 	return db
 }
 
-func (db database) exec(tb testing.TB, sql string, args ...any) {
+func (db database) exec(tb testing.TB, sql string) {
 	tb.Helper()
-	if _, err := db.pool.Exec(tb.Context(), sql, args...); err != nil {
+	if _, err := db.pool.Exec(tb.Context(), sql); err != nil {
 		tb.Fatalf("%s: %v", sql, err)
 	}
 }

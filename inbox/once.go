@@ -22,6 +22,8 @@ const (
 	Duplicate
 	// Stale events were dropped: a later event of their key has been handled before.
 	Stale
+	// Parked events are in the table inbox_parked when the transaction is committed, behind others of their key.
+	Parked
 )
 
 // String returns the outcome as a word for logs and metrics.
@@ -33,6 +35,8 @@ func (o Outcome) String() string {
 		return "duplicate"
 	case Stale:
 		return "stale"
+	case Parked:
+		return "parked"
 	default:
 		return "failed"
 	}
@@ -41,7 +45,7 @@ func (o Outcome) String() string {
 // Option changes what Once does.
 type Option func(*options)
 
-type options struct{ dropStale bool }
+type options struct{ dropStale, behindParked bool }
 
 // DropStale has events dropped that are not later than the last one that the consumer has seen of their key: those whose
 // position is not larger, among events of the same topic, source and key. It is for consumers that want the newest state
@@ -96,19 +100,24 @@ func settle(outcome Outcome, err error, e *Event, rollback func() error) (Outcom
 const insertInbox = `insert into inbox (consumer, id, kafka_topic, kafka_partition, kafka_offset)
 values ($1, $2, $3, $4, $5) on conflict (consumer, id) do nothing`
 
-// insertFresh moves the position of the key forward in the same statement, and only for an event that is new: a second
-// copy, which may stand at a later position, must not make those between them stale.
-const insertFresh = `with new as (
-  ` + insertInbox + ` returning 1
-), fresh as (
+// The parts of the statement, which the options choose from.
+const (
+	withNew = "with new as (" + insertInbox + " returning 1)"
+
+	// The key's position moves forward for an event that is new, and for no other: a second copy, which may stand at a
+	// later position, must not make those between them stale.
+	withFresh = `, fresh as (
   insert into inbox_positions as p (consumer, source, kafka_topic, key, position, kafka_partition, kafka_offset)
-  select $1, $6, $3, $7, $8, $4, $5 from new
+  select $1, $7, $3, $6, $8, $4, $5 from new
   on conflict (consumer, source, kafka_topic, key) do update
     set position = excluded.position, kafka_partition = excluded.kafka_partition, kafka_offset = excluded.kafka_offset, seen_at = now()
     where p.position < excluded.position
   returning 1
+)`
+	isNew    = " select exists (select from new)"
+	isFresh  = ", exists (select from fresh)"
+	isBehind = ", exists (select from inbox_parked where consumer = $1 and kafka_topic = $3 and md5(key) = md5($6::bytea) and key = $6)"
 )
-select exists (select from new), exists (select from fresh)`
 
 // executor is what Once needs of a transaction.
 type executor interface {
@@ -127,22 +136,48 @@ func once(ctx context.Context, tx executor, consumer string, e *Event, opts []Op
 	if err := e.check(); err != nil {
 		return Failed, err
 	}
-	args := []any{consumer, e.ID, e.Topic, e.Partition, e.Offset}
-	if !o.dropStale || e.Key == nil || e.Position == "" {
-		rows, err := tx.exec(ctx, insertInbox, args...)
-		return judge(rows == 1, true), explain(err)
+	o.dropStale = o.dropStale && e.Key != nil && e.Position != ""
+	o.behindParked = o.behindParked && e.Key != nil
+	outcome, err := note(ctx, tx, consumer, e, o)
+	if err != nil || outcome != Parked {
+		return outcome, explain(err)
 	}
-	var isNew, isFresh bool
-	err := tx.row(ctx, insertFresh, append(args, e.Source, e.Key, e.Position)...).Scan(&isNew, &isFresh)
-	return judge(isNew, isFresh), explain(err)
+	args, err := parkedArgs(consumer, e)
+	if err == nil {
+		_, err = tx.exec(ctx, insertBehind, args...)
+	}
+	return outcome, explain(err)
 }
 
-func judge(isNew, isFresh bool) Outcome {
+// note is the one round trip.
+func note(ctx context.Context, tx executor, consumer string, e *Event, o options) (Outcome, error) {
+	args := []any{consumer, e.ID, e.Topic, e.Partition, e.Offset}
+	fresh, behind := true, false
+	var added bool
+	switch {
+	case o.dropStale && o.behindParked:
+		err := tx.row(ctx, withNew+withFresh+isNew+isFresh+isBehind, append(args, e.Key, e.Source, e.Position)...).Scan(&added, &fresh, &behind)
+		return judge(added, fresh, behind), err
+	case o.dropStale:
+		err := tx.row(ctx, withNew+withFresh+isNew+isFresh, append(args, e.Key, e.Source, e.Position)...).Scan(&added, &fresh)
+		return judge(added, fresh, behind), err
+	case o.behindParked:
+		err := tx.row(ctx, withNew+isNew+isBehind, append(args, e.Key)...).Scan(&added, &behind)
+		return judge(added, fresh, behind), err
+	default:
+		rows, err := tx.exec(ctx, insertInbox, args...)
+		return judge(rows == 1, fresh, behind), err
+	}
+}
+
+func judge(isNew, isFresh, isBehind bool) Outcome {
 	switch {
 	case !isNew:
 		return Duplicate
 	case !isFresh:
 		return Stale
+	case isBehind:
+		return Parked
 	default:
 		return Handled
 	}

@@ -142,7 +142,7 @@ func TestStaleEventsAreDroppedWhereAsked(t *testing.T) {
 			position = nil
 		}
 		var isNew bool
-		must(t, db.pool.QueryRow(t.Context(), "select inbox_once('search', $1, $2, $3, $4, $5, $6, $7)",
+		must(t, db.pool.QueryRow(t.Context(), "select inbox_once('search', $1, key => $2, log_position => $3, source => $4, kafka_topic => $5, kafka_partition => $6, kafka_offset => $7)",
 			e.ID, e.Key, position, e.Source, e.Topic, e.Partition, e.Offset).Scan(&isNew))
 		if isNew != (c.want == inbox.Handled) {
 			t.Errorf("the SQL function: %s: %v, want %s", c.what, isNew, c.want)
@@ -249,7 +249,10 @@ func TestOnceIsOneRoundTrip(t *testing.T) {
 		}
 		return bare, once
 	}
-	for what, opts := range map[string][]inbox.Option{"by id": nil, "stale events dropped": {inbox.DropStale()}} {
+	for what, opts := range map[string][]inbox.Option{
+		"by id": nil, "stale events dropped": {inbox.DropStale()}, "parked events looked for": {inbox.BehindParked()},
+		"both": {inbox.DropStale(), inbox.BehindParked()},
+	} {
 		bare, once := measure(opts...)
 		t.Logf("%s: %d round trips, %d without Once", what, once, bare)
 		if bare != 3 || once != bare+1 { // begin, the effect, commit
@@ -273,7 +276,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	}{
 		{"billing", event(1, "a"), "create the tables with inbox.Create"},
 		{"", event(1, "a"), "the consumer has no name"},
-		{"billing", noID, "has no id"},
+		{"billing", noID, "no id that"},
 		{"billing", long, "2000 bytes"},
 		{"billing", binary, "no text"},
 	} {

@@ -38,7 +38,7 @@ create or replace function inbox_once(
   consumer        text,
   id              text,
   key             bytea default null,
-  "position"      text default null,
+  log_position    text default null,
   source          text default '',
   kafka_topic     text default null,
   kafka_partition integer default null,
@@ -59,3 +59,30 @@ create or replace function inbox_once(
   )
   select case when $3 is null or $4 is null then exists (select from new) else exists (select from fresh) end
 $$;
+
+-- Events that a consumer could not handle, and the later ones of their keys, which wait behind them. Their ids are in the
+-- inbox: whoever handles them does so from here. To release, and to let the key go without an event:
+--   update inbox_parked set held = false, attempts = 0, retry_at = now() where consumer = 'billing' and id = '4711';
+--   delete from inbox_parked where consumer = 'billing' and id = '4711';
+create table if not exists inbox_parked (
+  seq             bigint generated always as identity primary key, -- in the order of each key
+  consumer        text not null,
+  id              text not null,
+  held            boolean not null,                   -- waits for somebody's decision; else only for what is before it
+  reason          text not null default '',
+  attempts        integer not null default 0,
+  retry_at        timestamptz not null default now(),
+  parked_at       timestamptz not null default now(),
+  source          text not null,
+  position        text not null,
+  type            text not null,
+  kafka_topic     text not null,
+  kafka_partition integer not null,
+  kafka_offset    bigint not null,
+  record_time     timestamptz not null,
+  key             bytea,
+  value           bytea,
+  headers         json not null,                      -- [{"key": "…", "value": "base64, or null"}, …]
+  unique (consumer, id)
+);
+create index if not exists inbox_parked_key on inbox_parked (consumer, kafka_topic, md5(key), seq);

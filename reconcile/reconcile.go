@@ -169,7 +169,7 @@ type verifier struct {
 	known   []uint8
 	times   []uint32        // of the published ones' records, in seconds; not kept where nothing is trimmed
 	commits []uint64        // of the published ones; kept for a repair
-	indexes []uint32        // in those transactions; kept for a replay
+	indexes []uint32        // in those transactions, and one more; kept for a replay
 	shared  map[uint32]bool // with early: rows that share topic and id with another
 }
 
@@ -457,8 +457,12 @@ func (v *verifier) pass(ctx context.Context, from uint64) (last uint64, err erro
 
 // position returns that of a row's first record that is in Kafka.
 func (v *verifier) position(row uint32) decode.Position {
-	return decode.Position{Commit: pglogrepl.LSN(v.commits[row]), Index: v.indexes[row]}
+	return decode.Position{Commit: pglogrepl.LSN(v.commits[row]), Index: v.indexes[row] - 1}
 }
+
+// placed reports whether the position of a row's record is known. A commit of zero does not say that it is not: rows that
+// were there before the slot have such positions.
+func (v *verifier) placed(row uint32) bool { return v.indexes[row] != 0 }
 
 // share remembers that a row shares topic and id with another, where that matters.
 func (v *verifier) share(row uint32) {

@@ -141,7 +141,7 @@ func (p *replaying) publish(ctx context.Context) error {
 	var count uint32
 	err := p.v.walk(ctx, func() error { return r.flush(ctx) }, func(t *table, n uint32, row wal.Row, ev *decode.Event, k verdict) error {
 		pos := decode.Position{Commit: k.after, Index: repairIndex + count}
-		known := p.v.commits[n] != 0
+		known := p.v.placed(n)
 		if known {
 			pos = p.v.position(n)
 		}

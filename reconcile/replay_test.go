@@ -48,8 +48,9 @@ func (b *bench) replays(topic string) (ids []string, positions map[string][]stri
 func TestReplayPublishesWhatIsChosen(t *testing.T) {
 	t.Parallel()
 	b := newTimedBench(t)
+	ids := b.insert("a", 14) // before there is a slot
 	stop := b.start()
-	ids := b.insert("a", 40)
+	ids = append(ids, b.insert("a", 26)...)
 	b.exec("update outbox set type = 'other' where aggregateid = 'k1'")
 	b.published()
 	key, kind := "k2", "other"

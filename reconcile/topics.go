@@ -246,10 +246,10 @@ func (v *verifier) note(set *expected, r *kgo.Record) {
 		if v.times != nil {
 			v.times[row] = uint32(min(max(r.Timestamp.Unix(), 0), math.MaxUint32)) //nolint:gosec // within its bounds
 		}
-		if pos, err := decode.ParsePosition(stamp.Position); err == nil && v.commits != nil && (!v.positions || v.commits[row] == 0) {
+		if pos, err := decode.ParsePosition(stamp.Position); err == nil && v.commits != nil && (!v.positions || !v.placed(row)) {
 			v.commits[row] = uint64(pos.Commit)
 			if v.indexes != nil {
-				v.indexes[row] = pos.Index
+				v.indexes[row] = pos.Index + 1
 			}
 		}
 	})

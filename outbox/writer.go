@@ -88,15 +88,21 @@ func (c *Columns) hasExtra(name string) bool {
 
 // Write writes events in a transaction of pgx; see [Write].
 func (w *Writer) Write(ctx context.Context, tx Tx, events ...Event) error {
-	if _, ok := tx.(interface {
-		BeginTx(context.Context, pgx.TxOptions) (pgx.Tx, error)
-	}); ok {
+	if isPool(tx) {
 		return errNoTransaction
 	}
 	return w.write(ctx, events, func(sql string, args []any) error {
 		_, err := tx.Exec(ctx, sql, args...)
 		return err
 	})
+}
+
+// isPool reports whether tx is what transactions are begun on.
+func isPool(tx Tx) bool {
+	_, ok := tx.(interface {
+		BeginTx(context.Context, pgx.TxOptions) (pgx.Tx, error)
+	})
+	return ok
 }
 
 // WriteSQL writes events in a transaction of database/sql; see [WriteSQL].
@@ -206,18 +212,8 @@ func (w *Writer) arguments(c *Columns, events []Event, t trace) ([]any, error) {
 		}
 		args = append(args, a.text())
 	}
-	newID := w.NewID
-	if newID == nil {
-		newID = NewID
-	}
 	var failed error
-	add(c.ID, func(a *array, e *Event) {
-		if e.ID != "" {
-			a.string(e.ID)
-		} else {
-			a.string(newID())
-		}
-	})
+	add(c.ID, func(a *array, e *Event) { a.string(w.idOf(e)) })
 	add(c.Topic, func(a *array, e *Event) { a.string(e.Topic) })
 	add(c.Key, func(a *array, e *Event) { a.string(e.Key) })
 	add(c.Type, func(a *array, e *Event) { a.string(e.Type) })
@@ -235,6 +231,18 @@ func (w *Writer) arguments(c *Columns, events []Event, t trace) ([]any, error) {
 		})
 	}
 	return args, failed
+}
+
+// idOf returns the event's id, or makes one.
+func (w *Writer) idOf(e *Event) string {
+	switch {
+	case e.ID != "":
+		return e.ID
+	case w.NewID != nil:
+		return w.NewID()
+	default:
+		return NewID()
+	}
 }
 
 // array is an array of Postgres in the making, in its text form.
@@ -290,19 +298,8 @@ func (a *array) payload(p *Payload, column string) {
 	}
 }
 
-// headers appends the event's, and the trace where the table has no columns for it and the event none of its own.
 func (a *array) headers(c *Columns, headers map[string]string, t trace) error {
-	if c.TraceParent.Name == "" && t.parent != "" && headers[headerTraceParent] == "" {
-		headers = maps.Clone(headers)
-		if headers == nil {
-			headers = map[string]string{}
-		}
-		headers[headerTraceParent] = t.parent
-		if t.state != "" {
-			headers[headerTraceState] = t.state
-		}
-	}
-	if len(headers) == 0 {
+	if headers = withTrace(c, headers, t); len(headers) == 0 {
 		a.null()
 		return nil
 	}
@@ -312,4 +309,20 @@ func (a *array) headers(c *Columns, headers map[string]string, t trace) error {
 	}
 	quote(a, text)
 	return nil
+}
+
+// withTrace returns the event's headers, and the trace where the table has no columns for it and the event none of its own.
+func withTrace(c *Columns, headers map[string]string, t trace) map[string]string {
+	if c.TraceParent.Name != "" || t.parent == "" || headers[headerTraceParent] != "" {
+		return headers
+	}
+	headers = maps.Clone(headers) // the caller's
+	if headers == nil {
+		headers = map[string]string{}
+	}
+	headers[headerTraceParent] = t.parent
+	if t.state != "" {
+		headers[headerTraceState] = t.state
+	}
+	return headers
 }

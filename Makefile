@@ -10,12 +10,13 @@ BENCH ?= .
 TRIALS_FLAGS ?=
 MEMORY_FLAGS ?=
 DEMO_FLAGS ?=
+CHAIN_FLAGS ?= --kill --orders 100000 --kafka real
 
 # The linter is a tool of its own module: tools/go.mod is its pin, tools/go.sum its checksums. Go builds it once
 # (minutes) and keeps it in the build cache.
 GOLANGCI_LINT := go tool -modfile=tools/go.mod golangci-lint
 
-.PHONY: help build test race lint fmt fuzz trials memory bench demo alerts screenshots ci
+.PHONY: help build test race lint fmt fuzz trials memory bench demo chain alerts screenshots ci
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +53,10 @@ demo: ## the whole path on one screen, with DEMO_FLAGS; needs nothing installed
 	go run . demo $(DEMO_FLAGS)
 
 alerts: ## hold the board, the alerts and the Kubernetes manifests in deploy/ against their own types and what is served
+chain: ## 100,000 orders through examples/, every process killed again and again, each order billed once; with CHAIN_FLAGS
+	go run ./examples/chain $(CHAIN_FLAGS)
+
+alerts: ## hold the board and the alerts in deploy/ against Prometheus's parser and the metrics that are served
 	cd deploy/check && go test ./...
 
 screenshots: ## take those of the page anew, into docs/; needs chromium

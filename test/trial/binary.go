@@ -43,6 +43,16 @@ func Build(ctx context.Context) (string, error) {
 	return build(ctx, root, args...)
 }
 
+// BuildPackages builds main packages of the checkout, named as from its root, and returns the directory of their binaries, which
+// vanishes with this process.
+func BuildPackages(ctx context.Context, packages ...string) (string, error) {
+	root, err := moduleRoot(ctx)
+	if err != nil {
+		return "", err
+	}
+	return buildInto(ctx, root, "", packages...)
+}
+
 func moduleRoot(ctx context.Context) (string, error) {
 	root, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/tidemark/tidemark").Output()
 	if err != nil {
@@ -53,20 +63,24 @@ func moduleRoot(ctx context.Context) (string, error) {
 
 // build builds the module at root into a directory that goes when we do.
 func build(ctx context.Context, root string, args ...string) (string, error) {
-	dir, err := os.MkdirTemp("", "tidemark-binary-")
-	if err != nil {
-		return "", fmt.Errorf("build tidemark: %w", err)
+	dir, err := buildInto(ctx, root, "tidemark", append(args, ".")...)
+	return filepath.Join(dir, "tidemark"), err
+}
+
+// buildInto builds into the file of that name in a directory that goes when we do, or into files of the packages' names.
+func buildInto(ctx context.Context, root, name string, args ...string) (dir string, err error) {
+	if dir, err = os.MkdirTemp("", "tidemark-binary-"); err != nil {
+		return "", fmt.Errorf("build: %w", err)
 	}
 	if err := removeAfterUs(ctx, dir); err != nil {
 		return "", errors.Join(err, os.RemoveAll(dir))
 	}
-	path := filepath.Join(dir, "tidemark")
-	build := exec.CommandContext(ctx, "go", slices.Concat([]string{"build", "-o", path}, args, []string{"."})...) //nolint:gosec // ours
+	build := exec.CommandContext(ctx, "go", slices.Concat([]string{"build", "-o", dir + "/" + name}, args)...) //nolint:gosec // ours
 	build.Dir = root
 	if output, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build tidemark: %w\n%s", err, output)
+		return "", fmt.Errorf("build %s: %w\n%s", strings.Join(args, " "), err, output)
 	}
-	return path, nil
+	return dir, nil
 }
 
 // removeAfterUs starts a process that waits until we are gone and then removes dir. Nothing in this process could do it

@@ -10,13 +10,10 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -73,13 +70,8 @@ func (c *Config) environ(listen string) []string {
 
 // Relay is a tidemark, running or ended. Any goroutine may call its methods.
 type Relay struct {
+	*Process
 	URL string // of its HTTP server
-
-	cmd    *exec.Cmd
-	log    *tail
-	stdout *tail
-	done   chan struct{}
-	err    error // how it ended; may be read once done is closed
 }
 
 // portTaken is what tidemark says, and why a start is tried again, when another has taken the port meanwhile.
@@ -146,114 +138,11 @@ func launch(ctx context.Context, c *Config, listen string) (*Relay, error) {
 	if len(args) == 0 {
 		args = []string{"run"}
 	}
-	r := &Relay{URL: "http://" + listen, log: newTail(c.Output), stdout: newTail(nil), done: make(chan struct{})}
-	r.cmd = exec.CommandContext(context.WithoutCancel(ctx), c.Binary, args...)
-	r.cmd.Env = c.environ(listen)
-	r.cmd.Dir = c.Dir
-	r.cmd.Stdout, r.cmd.Stderr = r.stdout, r.log
-	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	dieWithParent(r.cmd.SysProcAttr)
-	started := make(chan error)
-	// Ends with the process. It holds its OS thread until then, because to Linux "the parent dies" means the thread.
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := r.cmd.Start()
-		started <- err
-		if err == nil {
-			r.err = r.cmd.Wait()
-			close(r.done)
-		}
-	}()
-	if err := <-started; err != nil {
-		return nil, fmt.Errorf("start tidemark: %w", err)
+	p, err := StartProcess(ctx, Program{Name: "tidemark", Path: c.Binary, Args: args, Environ: c.environ(listen), Dir: c.Dir, Output: c.Output})
+	if err != nil {
+		return nil, err
 	}
-	return r, nil
-}
-
-// Signal sends a signal; a process that has ended is no error.
-func (r *Relay) Signal(sig syscall.Signal) error {
-	if err := r.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("send %v to tidemark: %w", sig, err)
-	}
-	return nil
-}
-
-// Kill ends it with SIGKILL and waits until it is gone.
-func (r *Relay) Kill() error {
-	if err := r.Signal(syscall.SIGKILL); err != nil {
-		return err
-	}
-	<-r.done
-	return nil
-}
-
-// Stop ends it with SIGTERM and returns its exit status. One that takes longer than limit is killed, which is an error.
-func (r *Relay) Stop(limit time.Duration) (status int, err error) {
-	if err := r.Signal(syscall.SIGTERM); err != nil {
-		return 0, err
-	}
-	return r.Wait(limit)
-}
-
-// Wait waits for its end and returns the exit status, -1 if a signal ended it. One that takes longer than limit is killed,
-// which is an error.
-func (r *Relay) Wait(limit time.Duration) (status int, err error) {
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
-	select {
-	case <-r.done:
-		return r.cmd.ProcessState.ExitCode(), nil
-	case <-timer.C:
-		// Where it hangs is worth more than that it hangs.
-		_ = r.Signal(syscall.SIGQUIT)
-		timer.Reset(5 * time.Second)
-		select {
-		case <-r.done:
-		case <-timer.C:
-		}
-		return 0, errors.Join(fmt.Errorf("tidemark has not ended after %v", limit), r.Kill())
-	}
-}
-
-// Done is closed when it has ended.
-func (r *Relay) Done() <-chan struct{} { return r.done }
-
-// Running reports whether it has not ended yet.
-func (r *Relay) Running() bool {
-	select {
-	case <-r.done:
-		return false
-	default:
-		return true
-	}
-}
-
-// Status is the exit status of one that has ended, -1 if a signal ended it.
-func (r *Relay) Status() int {
-	<-r.done
-	return r.cmd.ProcessState.ExitCode()
-}
-
-// Log is the end of what it has written to stderr.
-func (r *Relay) Log() string { return r.log.text() }
-
-// Stdout is the end of what it has written to stdout.
-func (r *Relay) Stdout() string { return r.stdout.text() }
-
-// AwaitLog returns nil as soon as it has written text to stderr.
-func (r *Relay) AwaitLog(ctx context.Context, text string) error {
-	select {
-	case <-r.log.said(text):
-		return nil
-	case <-r.done:
-		if strings.Contains(r.Log(), text) {
-			return nil
-		}
-		return fmt.Errorf("tidemark ended with status %d before it said %q", r.Status(), text)
-	case <-ctx.Done():
-		return fmt.Errorf("tidemark has not said %q: %w", text, ctx.Err())
-	}
+	return &Relay{p, "http://" + listen}, nil
 }
 
 // Get asks its HTTP server.

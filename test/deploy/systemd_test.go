@@ -10,18 +10,15 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tidemark/tidemark/devstack/stacktest"
 )
 
 // TestTheUnitIsValidAndConfined asks systemd itself what it thinks of the unit. What it cannot judge is that there is a binary:
 // it gets a copy that starts one that is there.
 func TestTheUnitIsValidAndConfined(t *testing.T) {
 	analyze, err := exec.LookPath("systemd-analyze")
-	if err != nil {
-		if strings.Contains(os.Getenv("TIDEMARK_TEST_REQUIRE"), "systemd") {
-			t.Fatal("TIDEMARK_TEST_REQUIRE names systemd, and there is no systemd-analyze")
-		}
-		t.Skip("there is no systemd-analyze here")
-	}
+	stacktest.Require(t, "systemd", err)
 	unit := filepath.Join(t.TempDir(), "tidemark.service")
 	text := strings.ReplaceAll(read(t, filepath.Join(root, "deploy/systemd/tidemark.service")), "/usr/local/bin/tidemark", "/bin/true")
 	if err := os.WriteFile(unit, []byte(text), 0o600); err != nil {

@@ -59,11 +59,13 @@ func tables(c *config.Config) []decode.Table {
 }
 
 func table(t *config.Table) decode.Table {
-	formats := map[string]decode.Format{"plain": decode.Plain}
+	formats := map[string]decode.Format{
+		"plain": decode.Plain, "cloudevents": decode.CloudEvents, "cloudevents-structured": decode.CloudEventsStructured,
+	}
 	onNull := map[string]decode.OnNull{"tombstone": decode.Tombstone, "empty": decode.Empty, "poison": decode.PoisonNull}
 	out := decode.Table{
 		Name: t.Table, Columns: decode.Columns(t.Columns), Topic: t.Topic, Key: t.Key,
-		Format: formats[t.Format], OnNull: onNull[t.OnNull],
+		Format: formats[t.Format], OnNull: onNull[t.OnNull], CloudEvents: decode.CloudEventTemplates(t.CloudEvents),
 	}
 	for _, h := range t.Headers {
 		out.Headers = append(out.Headers, decode.HeaderTemplate(h))

@@ -101,9 +101,10 @@ func (t *Table) check(key string, found *problems) {
 // checkLayout notes what is wrong with how rows become records.
 func (t *Table) checkLayout(key string, found *problems) {
 	found.oneOfThese(key+".preset", t.Preset, []string{"debezium", "custom"}, []string{"eventuate"})
-	found.oneOfThese(key+".format", t.Format, []string{"plain"}, []string{"cloudevents"})
+	found.oneOf(key+".format", t.Format, "plain", "cloudevents", "cloudevents-structured")
 	found.oneOf(key+".on_null", t.OnNull, "tombstone", "empty", "poison")
 	t.checkRequired(key, found)
+	t.checkCloudEvents(key, found)
 	if text, err := literals(t.Topic); err != nil {
 		found.add(key+".topic", "%v", err)
 	} else if t.Topic != "" && !isTopicText(text) {

@@ -54,8 +54,10 @@ type Table struct {
 	Topic   string           `yaml:"topic"` // template, never empty
 	Key     string           `yaml:"key"`   // template; empty is a null key
 	Headers []HeaderTemplate `yaml:"headers"`
-	Format  string           `yaml:"format"`  // plain
+	Format  string           `yaml:"format"`  // plain, cloudevents, cloudevents-structured
 	OnNull  string           `yaml:"on_null"` // tombstone, empty, poison
+
+	CloudEvents CloudEvents `yaml:"cloudevents"` // only with such a format
 }
 
 // Message is a prefix of logical messages (pg_logical_emit_message) that are read as outbox events. Its columns are the
@@ -67,15 +69,18 @@ type Message struct {
 	Topic            string           `yaml:"topic"` // template, never empty
 	Key              string           `yaml:"key"`   // template; empty is a null key
 	Headers          []HeaderTemplate `yaml:"headers"`
-	Format           string           `yaml:"format"`            // plain
+	Format           string           `yaml:"format"`            // plain, cloudevents, cloudevents-structured
 	OnNull           string           `yaml:"on_null"`           // tombstone, empty, poison
 	NonTransactional string           `yaml:"non_transactional"` // poison, publish, skip
+
+	CloudEvents CloudEvents `yaml:"cloudevents"` // only with such a format
 }
 
 // Layout is the message's mapping as that of a table, whose name is empty.
 func (m *Message) Layout() Table {
 	return Table{
 		Preset: m.Preset, Columns: m.Columns, Topic: m.Topic, Key: m.Key, Headers: m.Headers, Format: m.Format, OnNull: m.OnNull,
+		CloudEvents: m.CloudEvents,
 	}
 }
 
@@ -92,6 +97,20 @@ type Columns struct {
 	Partition   string `yaml:"partition"`
 	TraceParent string `yaml:"traceparent"`
 	TraceState  string `yaml:"tracestate"`
+
+	CorrelationID string `yaml:"correlation_id"`
+	CausationID   string `yaml:"causation_id"`
+	ReplyTo       string `yaml:"reply_to"`
+	ExpiresAt     string `yaml:"expires_at"`
+}
+
+// CloudEvents are attributes of a CloudEvent, each a template; an empty one is as usual.
+type CloudEvents struct {
+	Source      string `yaml:"source"`
+	Type        string `yaml:"type"`
+	Subject     string `yaml:"subject"`
+	ContentType string `yaml:"content_type"`
+	DataSchema  string `yaml:"data_schema"`
 }
 
 // HeaderTemplate is a record header whose value is made from the row. It is an entry of a list, not of a map, so that

@@ -102,7 +102,10 @@ func TestConfigYAMLShowsEveryKey(t *testing.T) {
 		outbox[].headers[].name outbox[].headers[].value
 		outbox[].columns.id outbox[].columns.key outbox[].columns.type outbox[].columns.topic outbox[].columns.payload
 		outbox[].columns.headers outbox[].columns.timestamp outbox[].columns.partition outbox[].columns.traceparent
-		outbox[].columns.tracestate
+		outbox[].columns.tracestate outbox[].columns.correlation_id outbox[].columns.causation_id outbox[].columns.reply_to
+		outbox[].columns.expires_at
+		outbox[].cloudevents.source outbox[].cloudevents.type outbox[].cloudevents.subject outbox[].cloudevents.content_type
+		outbox[].cloudevents.data_schema
 		kafka.brokers kafka.compression kafka.max_buffered_bytes kafka.options
 		kafka.tls.enabled kafka.tls.ca_file kafka.tls.cert_file kafka.tls.key_file kafka.tls.server_name
 		kafka.tls.insecure_skip_verify
@@ -316,6 +319,22 @@ func TestProblems(t *testing.T) {
 			"outbox:\n  - table: a.b\n    columns:\n      payloud: x",
 			[]string{dsn},
 			[]string{"config.yaml:4: outbox[0].columns.payloud: unknown key; the nearest known key is outbox[0].columns.payload"},
+		},
+		"attributes of a CloudEvent": {
+			"outbox:\n  - table: a.b\n    format: cloudevents\n    columns: {type: ''}\n    cloudevents: {source: '{'}\n    headers: [{name: ce_Tenant, value: x}, {name: Tenant, value: x}, {name: ce_id, value: x}, {name: Content-Type, value: x}, {name: ce_ok1, value: x}]",
+			[]string{dsn},
+			[]string{
+				`config.yaml:5: outbox[0].cloudevents.source: template "{" has a { without its } (a literal one is written {{)`,
+				"config.yaml:4: outbox[0].columns.type: is required with format: cloudevents, because a CloudEvent has to have a type; name its column, or set cloudevents.type",
+				`config.yaml:6: outbox[0].headers[0].name: "ce_Tenant" begins with ce_, which makes it an extension attribute of a CloudEvent, and the rest of its name has to be of a-z and 0-9, and not data`,
+				`config.yaml:6: outbox[0].headers[2].name: "ce_id" is written by tidemark itself; cloudevents.source, type, subject, content_type and data_schema say what can be chosen`,
+				`config.yaml:6: outbox[0].headers[3].name: "Content-Type" is written by tidemark itself; cloudevents.content_type says what it is`,
+			},
+		},
+		"attributes of a CloudEvent without one": {
+			"outbox:\n  - table: a.b\n    cloudevents: {source: /x}",
+			[]string{dsn},
+			[]string{"config.yaml:3: outbox[0].cloudevents: is for format: cloudevents and cloudevents-structured, and format is plain"},
 		},
 		"unknown key in a header": {
 			"outbox:\n  - table: a.b\n    headers:\n      - nam: x\n        name: y",

@@ -15,14 +15,17 @@ type builder struct {
 	bytes  byteSlab
 	slab   headerSlab
 
-	scratch []byte // the name of a topic
+	scratch []byte     // the name of a topic, the text of an attribute
+	draft   []byte     // a CloudEvent's JSON
+	names   []string   // of a CloudEvent's attributes
+	media   mediaTypes // that were seen
 }
 
 // maxScratch bounds what is kept between two rows, so that one monstrous row is not paid for ever after.
 const maxScratch = 4096
 
 func newBuilder(source string) builder {
-	return builder{source: []byte(source), topics: topics{}}
+	return builder{source: []byte(source), topics: topics{}, media: mediaTypes{}}
 }
 
 // event makes *ev the event of one row. row has a value for each of the mapping's columns. What every record is made of is
@@ -40,16 +43,8 @@ func (b *builder) event(m *mapping, row []value, pos Position, at time.Time, ev 
 	ev.poison("topic", err)
 	ev.Key, err = b.fill(&m.key, row)
 	ev.poison("key", err)
-	ev.Value, err = b.fill(&m.payload, row)
-	ev.poison("payload", err)
-	if ev.Value == nil {
-		switch m.table.onNull {
-		case Tombstone:
-		case Empty:
-			ev.Value = []byte{}
-		case PoisonNull:
-			ev.poison("payload", fmt.Errorf("column %q is null, and on_null is poison", m.table.columns.Payload))
-		}
+	if m.table.format != CloudEventsStructured { // which has the payload inside its value
+		b.payload(m, row, ev)
 	}
 	if m.partition >= 0 && row[m.partition].data != nil {
 		ev.Partition, err = partition(row[m.partition].data)
@@ -69,9 +64,30 @@ func (b *builder) event(m *mapping, row []value, pos Position, at time.Time, ev 
 		}
 	}
 
-	switch m.table.format { //nolint:gocritic // a choice, of which there is one so far
+	switch m.table.format {
 	case Plain:
 		b.plain(m, row, id, ev)
+	case CloudEvents:
+		b.binary(m, row, ev)
+	case CloudEventsStructured:
+		b.structured(m, row, ev)
+	}
+}
+
+// payload makes the payload the event's value.
+func (b *builder) payload(m *mapping, row []value, ev *Event) {
+	var err error
+	ev.Value, err = b.fill(&m.payload, row)
+	ev.poison("payload", err)
+	if ev.Value != nil {
+		return
+	}
+	switch m.table.onNull {
+	case Tombstone:
+	case Empty:
+		ev.Value = []byte{}
+	case PoisonNull:
+		ev.poison("payload", fmt.Errorf("column %q is null, and on_null is poison", m.table.columns.Payload))
 	}
 }
 

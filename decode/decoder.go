@@ -80,11 +80,14 @@ func New(o Options) (*Decoder, error) {
 		if err == nil && d.tables[t.Name] != nil {
 			err = fmt.Errorf("outbox table %q: table: is configured twice", t.Name)
 		}
+		if err == nil {
+			c.cloudEvent.nameSource(o.Source, t.Name)
+		}
 		d.tables[t.Name] = c
 		errs = append(errs, err)
 	}
 	for _, m := range o.Messages {
-		l, err := compileLogical(m)
+		l, err := compileLogical(m, o.Source)
 		if err == nil && d.messages[m.Prefix] != nil {
 			err = fmt.Errorf("messages prefix %q: is configured twice", m.Prefix)
 		}

@@ -58,25 +58,7 @@ func TestGolden(t *testing.T) {
 	for _, name := range captures {
 		t.Run(filepath.Base(name), func(t *testing.T) {
 			t.Parallel()
-			got := renderCapture(t, name)
-			golden := strings.TrimSuffix(name, ".hex") + ".events"
-			if os.Getenv("UPDATE_GOLDEN") != "" {
-				if err := os.WriteFile(golden, []byte(got), 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for i := 0; got != string(want); i++ {
-				g, rest, _ := strings.Cut(got, "\n")
-				w, restWant, _ := strings.Cut(string(want), "\n")
-				if g != w {
-					t.Fatalf("%s, line %d:\n%s\nwant\n%s", golden, i+1, g, w)
-				}
-				got, want = rest, []byte(restWant)
-			}
+			mustBeGolden(t, renderCapture(t, name, goldenOptions()), strings.TrimSuffix(name, ".hex")+".events")
 		})
 	}
 }
@@ -118,9 +100,9 @@ func readCapture(tb testing.TB, name string) []captured {
 	return sessions
 }
 
-func renderCapture(t *testing.T, name string) string {
+func renderCapture(t *testing.T, name string, o Options) string {
 	t.Helper()
-	d, err := New(goldenOptions())
+	d, err := New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +138,7 @@ func renderEvent(ev *Event) string {
 		switch {
 		case b == nil:
 			return "null"
-		case len(b) > 200:
+		case len(b) > 1000:
 			return fmt.Sprintf("%.60q… (%d bytes)", b, len(b))
 		}
 		return fmt.Sprintf("%q", b)

@@ -18,9 +18,13 @@ const (
 	// HeaderTransactional is false on a message that belongs to no transaction, and on no other record.
 	HeaderTransactional = "tidemark-transactional"
 
-	headerType        = "eventType"
-	headerTraceParent = "traceparent"
-	headerTraceState  = "tracestate"
+	headerType          = "eventType"
+	headerTraceParent   = "traceparent"
+	headerTraceState    = "tracestate"
+	headerCorrelationID = "correlation-id"
+	headerCausationID   = "causation-id"
+	headerReplyTo       = "reply-to"
+	headerExpiresAt     = "expires-at" // RFC 3339
 )
 
 // reserved reports whether only tidemark itself may write this header. A consumer and the resume dedupe take it for

@@ -45,8 +45,8 @@ type logical struct {
 	lone    NonTransactional
 }
 
-// compileLogical checks the mapping and finds out which fields it takes.
-func compileLogical(m LogicalMessage) (*logical, error) {
+// compileLogical checks the mapping and finds out which fields it takes. source is the text of tidemark-source.
+func compileLogical(m LogicalMessage, source string) (*logical, error) {
 	m.Table.Name = fromMessage + m.Prefix
 	t, err := compileAs(fmt.Sprintf("messages prefix %q", m.Prefix), m.Table)
 	if err == nil && m.Prefix == "" {
@@ -55,6 +55,7 @@ func compileLogical(m LogicalMessage) (*logical, error) {
 	if err != nil {
 		return nil, err
 	}
+	t.cloudEvent.nameSource(source, m.Table.Name)
 	l := &logical{fields: map[string]int{}, lone: m.NonTransactional}
 	if l.mapping, err = resolve(t, nil, true); err != nil {
 		return nil, err

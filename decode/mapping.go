@@ -12,8 +12,10 @@ const (
 	oidBool        = 16
 	oidBytea       = 17
 	oidInt8        = 20
+	oidJSON        = 114
 	oidTimestamp   = 1114
 	oidTimestamptz = 1184
+	oidJSONB       = 3802
 
 	// ofField is that of no type: the column is a field of a JSON object.
 	ofField = 0
@@ -34,7 +36,9 @@ type mapping struct {
 	eventType               filler // null where it is not mapped
 	headers                 []mappedHeader
 
-	headersJSON, timestamp, partition int // column indexes; -1 is not mapped
+	headersJSON, timestamp, partition, expires int // column indexes; -1 is not mapped
+
+	cloudEvent cloudEventMapping // for the formats of that name
 }
 
 // mappedHeader is a header whose place is after tidemark's own.
@@ -42,6 +46,9 @@ type mappedHeader struct {
 	name     string
 	value    filler
 	dropNull bool // a null is no header, where others have a null value
+
+	attribute string // what it is in a CloudEvent; "" is a header there, too
+	both      bool   // it is the attribute and the header
 }
 
 // resolve finds the columns of t among columns, which it keeps. The error names everything that is missing, by its
@@ -56,6 +63,7 @@ func resolve(t *table, columns []Column, asked bool) (*mapping, error) {
 		headersJSON: r.find(c.Headers, "columns.headers"),
 		timestamp:   r.find(c.Timestamp, "columns.timestamp"),
 		partition:   r.find(c.Partition, "columns.partition"),
+		expires:     r.find(c.ExpiresAt, "columns.expires_at"),
 	}
 	m.topic = r.column(c.Topic, "columns.topic", inRecord)
 	if len(t.topic.parts) > 0 {
@@ -68,15 +76,25 @@ func resolve(t *table, columns []Column, asked bool) (*mapping, error) {
 	m.payload = r.column(c.Payload, "columns.payload", inRecord)
 	m.eventType = r.column(c.Type, "columns.type", inRecord)
 	for _, h := range t.headers {
-		m.headers = append(m.headers, mappedHeader{name: h.name, value: r.template(h.value, "header "+h.name, inHeader)})
+		mapped := mappedHeader{name: h.name, value: r.template(h.value, "header "+h.name, inHeader)}
+		if isAttribute(h.name) {
+			mapped.attribute = h.name
+		}
+		m.headers = append(m.headers, mapped)
 	}
 	for _, h := range []mappedHeader{
-		{name: headerTraceParent, value: r.column(c.TraceParent, "columns.traceparent", inRecord), dropNull: true},
-		{name: headerTraceState, value: r.column(c.TraceState, "columns.tracestate", inRecord), dropNull: true},
+		{name: headerCorrelationID, attribute: "ce_correlationid", value: r.column(c.CorrelationID, "columns.correlation_id", inHeader)},
+		{name: headerCausationID, attribute: "ce_causationid", value: r.column(c.CausationID, "columns.causation_id", inHeader)},
+		{name: headerReplyTo, attribute: "ce_replyto", value: r.column(c.ReplyTo, "columns.reply_to", inHeader)},
+		{name: headerTraceParent, attribute: attributePrefix + headerTraceParent, both: true, value: r.column(c.TraceParent, "columns.traceparent", inRecord)},
+		{name: headerTraceState, attribute: attributePrefix + headerTraceState, both: true, value: r.column(c.TraceState, "columns.tracestate", inRecord)},
 	} {
-		if !h.value.alwaysNull() {
+		if h.dropNull = true; !h.value.alwaysNull() {
 			m.headers = append(m.headers, h)
 		}
+	}
+	if t.format.isCloudEvent() {
+		m.cloudEvent = r.cloudEvent(t, m)
 	}
 	m.columns = r.columns
 	return m, errors.Join(r.missingError(t.name), m.typeError())
@@ -85,11 +103,17 @@ func resolve(t *table, columns []Column, asked bool) (*mapping, error) {
 // typeError refuses columns of a type that could only make every row poison, or worse: an int4 of seconds read as
 // milliseconds would date every record to 1970, and Kafka would delete it as too old.
 func (m *mapping) typeError() error {
-	if m.timestamp >= 0 {
-		c := m.columns[m.timestamp]
+	for _, time := range []struct {
+		index   int
+		meaning string
+	}{{m.timestamp, "columns.timestamp"}, {m.expires, "columns.expires_at"}} {
+		if time.index < 0 {
+			continue
+		}
+		c := m.columns[time.index]
 		if c.Type != oidTimestamptz && c.Type != oidTimestamp && c.Type != oidInt8 && c.Type != ofField {
-			return fmt.Errorf("column %q (columns.timestamp) of table %s has the type with OID %d: "+
-				"want timestamptz, timestamp, or int8 in milliseconds since 1970", c.Name, m.table.name, c.Type)
+			return fmt.Errorf("column %q (%s) of table %s has the type with OID %d: "+
+				"want timestamptz, timestamp, or int8 in milliseconds since 1970", c.Name, time.meaning, m.table.name, c.Type)
 		}
 	}
 	if m.headersJSON >= 0 {

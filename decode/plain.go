@@ -23,6 +23,12 @@ func (b *builder) plain(m *mapping, row []value, id []byte, ev *Event) {
 			headers = append(headers, Header{Key: h.name, Value: v})
 		}
 	}
+	if m.expires >= 0 {
+		if v, err := b.expiry(m, row); v != nil || err != nil {
+			ev.poison("expires_at", err)
+			headers = append(headers, Header{Key: headerExpiresAt, Value: b.copy(v)})
+		}
+	}
 	if m.headersJSON >= 0 {
 		var err error
 		if headers, err = b.jsonHeaders(headers, row[m.headersJSON].data); err != nil {

@@ -19,6 +19,17 @@ type Table struct {
 	Headers []HeaderTemplate // written after tidemark's own
 	Format  Format
 	OnNull  OnNull
+	// CloudEvents says what a CloudEvent has besides what the columns say; for those formats alone.
+	CloudEvents CloudEventTemplates
+}
+
+// CloudEventTemplates are attributes of a CloudEvent, each a template. "" stands for what is usual.
+type CloudEventTemplates struct {
+	Source      string // a URI reference; usually /DATABASE/SCHEMA.TABLE
+	Type        string // usually the text of Columns.Type
+	Subject     string // usually the key
+	ContentType string // of the payload; usually application/json, of bytea application/octet-stream
+	DataSchema  string // an absolute URI; usually none
 }
 
 // Columns names a table's columns by what they mean. An empty name is not mapped; ID and Payload have to be.
@@ -33,6 +44,12 @@ type Columns struct {
 	Partition   string // a decimal number; null leaves the choice to the key
 	TraceParent string // becomes the traceparent header, unless null
 	TraceState  string // becomes the tracestate header, unless null
+
+	// The Enterprise Integration Patterns' headers of a message, unless null.
+	CorrelationID string
+	CausationID   string
+	ReplyTo       string
+	ExpiresAt     string // timestamptz, timestamp (taken as UTC) or int8 (milliseconds since 1970); infinity is as null
 }
 
 // HeaderTemplate is a configured header. Its value keeps a null as the key does (Table.Key); a timestamptz is written
@@ -60,6 +77,8 @@ type table struct {
 	headers []header
 	format  Format
 	onNull  OnNull
+
+	cloudEvent cloudEventTemplates
 }
 
 type header struct {
@@ -96,8 +115,8 @@ func compileAs(what string, t Table) (*table, error) {
 	if t.Topic == "" && t.Columns.Topic == "" {
 		wrong("topic", errors.New("neither topic nor columns.topic says where the rows go"))
 	}
-	if t.Format > Plain {
-		wrong("format", fmt.Errorf("%d is not one of Plain", t.Format))
+	if t.Format > CloudEventsStructured {
+		wrong("format", fmt.Errorf("%d is not one of Plain, CloudEvents, CloudEventsStructured", t.Format))
 	}
 	if t.OnNull > PoisonNull {
 		wrong("on_null", fmt.Errorf("%d is not one of Tombstone, Empty, PoisonNull", t.OnNull))
@@ -119,6 +138,9 @@ func compileAs(what string, t Table) (*table, error) {
 		c.headers[i].name = h.Name
 		c.headers[i].value, err = ParseTemplate(h.Value)
 		wrong(key, err)
+	}
+	if t.Format.isCloudEvent() {
+		c.compileCloudEvent(t, wrong)
 	}
 	return c, errors.Join(errs...)
 }

@@ -99,7 +99,7 @@ func appendInstant(b, text []byte) []byte {
 	if !ok {
 		return append(b, text...)
 	}
-	return t.AppendFormat(b, "2006-01-02T15:04:05.000000Z")
+	return appendTime(b, t)
 }
 
 // instantLen is the length of what appendInstant writes, the text of another form excepted.
@@ -138,4 +138,36 @@ func recordField(text []byte) (time.Time, error) {
 		return t.UTC(), nil
 	}
 	return recordTimestamp(text)
+}
+
+// expiry is the time after which an event means nothing any more, as RFC 3339, in memory that the next row takes; nil if
+// there is none. What is no time is returned as it came.
+func (b *builder) expiry(m *mapping, row []value) ([]byte, error) {
+	text := row[m.expires].data
+	if text == nil || string(text) == "infinity" {
+		return nil, nil
+	}
+	var at time.Time
+	var err error
+	switch m.columns[m.expires].Type {
+	case oidInt8:
+		at, err = recordMillis(text)
+	case ofField:
+		at, err = recordField(text)
+	default:
+		var ok bool
+		if at, ok = parseTimestamp(text); !ok {
+			err = fmt.Errorf("%.40q is not a time of the years 1 to 9999", text)
+		}
+	}
+	if err != nil {
+		return text, err
+	}
+	b.scratch = appendTime(b.scratch[:0], at)
+	return b.scratch, nil
+}
+
+// appendTime appends a time as RFC 3339 with six digits, in UTC.
+func appendTime(b []byte, t time.Time) []byte {
+	return t.UTC().AppendFormat(b, "2006-01-02T15:04:05.000000Z")
 }

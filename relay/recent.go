@@ -18,7 +18,7 @@ type Published struct {
 	Table       string
 	Topic       string
 	Key         []byte // nil is a null key
-	Type        string // the header eventType
+	Type        string // the header eventType or ce_type
 	Partition   int32
 	Offset      int64
 	Bytes       int // of key and value
@@ -82,7 +82,7 @@ func short(s string) string { return strings.Clone(s[:min(len(s), recentText)]) 
 
 func eventType(ev *decode.Event) string {
 	for i := range ev.Headers {
-		if ev.Headers[i].Key == "eventType" {
+		if key := ev.Headers[i].Key; key == "eventType" || key == "ce_type" {
 			return string(ev.Headers[i].Value)
 		}
 	}

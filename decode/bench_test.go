@@ -6,11 +6,11 @@ import (
 )
 
 // benchDecoder returns a decoder of the debezium preset and a row for it, some 300 B on the wire.
-func benchDecoder(b *testing.B) (*Decoder, []byte) {
+func benchDecoder(b *testing.B, f Format) (*Decoder, []byte) {
 	b.Helper()
 	d, err := New(Options{
 		Tables: []Table{{
-			Name:    "public.outbox",
+			Name: "public.outbox", Format: f,
 			Columns: Columns{ID: "id", Key: "aggregateid", Type: "type", Topic: "aggregatetype", Payload: "payload"},
 			Topic:   "outbox.event.{aggregatetype}",
 		}},
@@ -30,8 +30,15 @@ func benchDecoder(b *testing.B) (*Decoder, []byte) {
 	return d, row
 }
 
-func BenchmarkDecodeInsert(b *testing.B) {
-	d, row := benchDecoder(b)
+func BenchmarkDecodeInsert(b *testing.B) { benchmarkInsert(b, Plain) }
+
+func BenchmarkDecodeCloudEvent(b *testing.B) { benchmarkInsert(b, CloudEvents) }
+
+func BenchmarkDecodeStructuredCloudEvent(b *testing.B) { benchmarkInsert(b, CloudEventsStructured) }
+
+func benchmarkInsert(b *testing.B, f Format) {
+	b.Helper()
+	d, row := benchDecoder(b, f)
 	if _, err := d.Decode(beginMessage(0x1000, 1), nil); err != nil {
 		b.Fatal(err)
 	}
@@ -47,7 +54,7 @@ func BenchmarkDecodeInsert(b *testing.B) {
 
 // The reading of whole transactions, as a backlog of them comes: the unit of the measured budget.
 func BenchmarkDecodeTransaction100(b *testing.B) {
-	d, row := benchDecoder(b)
+	d, row := benchDecoder(b, Plain)
 	begin, commit := beginMessage(0x1000, 1), commitMessage(0x1000, 0x1040)
 	b.SetBytes(int64(len(begin) + 100*len(row) + len(commit)))
 	b.ReportAllocs()

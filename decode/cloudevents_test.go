@@ -133,7 +133,7 @@ func TestCloudEventModesSayTheSame(t *testing.T) {
 		"null and empty":   {null, nullRow(), func(t *Table) { t.OnNull = Empty }, ""},
 		"tombstone":        {null, fullRow(), nil, ""},
 		"no key":           {`1`, nullRow(), func(t *Table) { t.Columns.Key = "" }, `1`},
-		"attributes empty": {`1`, []string{"t", null, `{"ce_x": "", "ce_y": null}`, "", "", null, "", "", "infinity", null}, nil, `1`},
+		"attributes empty": {`1`, []string{"t", null, `{"ce_x": "", "ce_y": null, "ce_datacontenttype": "x/y", "ce_dataschema": "z"}`, "", "", null, "", "", "infinity", null}, nil, `1`},
 		"templates": {`1`, nullRow(), func(t *Table) {
 			t.CloudEvents = CloudEventTemplates{Source: "https://shop.example/{topic}", Type: "com.example.{type}", Subject: "{id}/{key}", DataSchema: "https://shop.example/{type}.json"}
 		}, `1`},

@@ -66,6 +66,10 @@ func table(t *config.Table) decode.Table {
 	out := decode.Table{
 		Name: t.Table, Columns: decode.Columns(t.Columns), Topic: t.Topic, Key: t.Key,
 		Format: formats[t.Format], OnNull: onNull[t.OnNull], CloudEvents: decode.CloudEventTemplates(t.CloudEvents),
+		OutboxID: t.OutboxID,
+	}
+	if t.Preset == "eventuate" {
+		out.Format = decode.Eventuate
 	}
 	for _, h := range t.Headers {
 		out.Headers = append(out.Headers, decode.HeaderTemplate(h))

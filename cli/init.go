@@ -71,13 +71,17 @@ func (a *app) initialise(ctx context.Context, c *config.Config, dryRun, function
 	}
 	defer setup.Close()
 	var cannot error
-	statements, err := setup.Missing(ctx, func(table string) string {
+	statements, err := setup.Missing(ctx, func(table, quoted string) string {
 		for _, t := range c.Outbox {
-			if t.Preset != "debezium" {
+			switch {
+			case t.Table != table:
+			case t.Preset == "eventuate":
+				cannot = fmt.Errorf("create table %s: it is Eventuate Tram's, and the application's migrations create it (docs/eventuate.md has Tram's statement); tidemark reads it as it is", t.Table)
+			case t.Preset != "debezium":
 				cannot = fmt.Errorf("create table %s: only a table of preset debezium can be created here; create it yourself", t.Table)
 			}
 		}
-		return outbox.Schema(table)
+		return outbox.Schema(quoted)
 	})
 	if err = errors.Join(err, cannot); err != nil {
 		return err

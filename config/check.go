@@ -81,7 +81,7 @@ func (c *Config) checkMessages(found *problems) {
 		}
 		found.oneOf(key+".non_transactional", m.NonTransactional, "poison", "publish", "skip")
 		layout := m.Layout()
-		layout.checkLayout(key, found)
+		layout.checkLayout(key, found, "debezium", "custom")
 	}
 }
 
@@ -95,16 +95,17 @@ func (t *Table) check(key string, found *problems) {
 	case !isIdentifier(schema), !isIdentifier(name), strings.Contains(name, "."):
 		found.add(key+".table", "%q is not schema.name", t.Table)
 	}
-	t.checkLayout(key, found)
+	t.checkLayout(key, found, "debezium", "eventuate", "custom")
 }
 
 // checkLayout notes what is wrong with how rows become records.
-func (t *Table) checkLayout(key string, found *problems) {
-	found.oneOfThese(key+".preset", t.Preset, []string{"debezium", "custom"}, []string{"eventuate"})
+func (t *Table) checkLayout(key string, found *problems, presets ...string) {
+	found.oneOf(key+".preset", t.Preset, presets...)
 	found.oneOf(key+".format", t.Format, "plain", "cloudevents", "cloudevents-structured")
 	found.oneOf(key+".on_null", t.OnNull, "tombstone", "empty", "poison")
 	t.checkRequired(key, found)
 	t.checkCloudEvents(key, found)
+	t.checkEventuate(key, found)
 	if text, err := literals(t.Topic); err != nil {
 		found.add(key+".topic", "%v", err)
 	} else if t.Topic != "" && !isTopicText(text) {
@@ -130,9 +131,6 @@ func (t *Table) checkLayout(key string, found *problems) {
 // checkRequired looks for what a record cannot be made without. The debezium preset fills all of it in, so it can be
 // missing there only where the configuration says so.
 func (t *Table) checkRequired(key string, found *problems) {
-	if t.Preset == "eventuate" {
-		return // has its own layout, and has been told to be unavailable
-	}
 	where := "is required; which column holds it?"
 	if t.Preset == "custom" {
 		where = "is required with preset custom, which has no defaults; which column holds it?"
@@ -145,6 +143,28 @@ func (t *Table) checkRequired(key string, found *problems) {
 	}
 	if t.Topic == "" {
 		found.add(key+".topic", "is required; write a template such as orders.{kind}, or map columns.topic")
+	}
+}
+
+// checkEventuate looks for what does not go together with Tram's table, or goes with nothing else.
+func (t *Table) checkEventuate(key string, found *problems) {
+	if t.Preset != "eventuate" {
+		if t.OutboxID != "" {
+			found.add(key+".outbox_id", "goes with preset eventuate; leave it out")
+		}
+		return
+	}
+	if t.Columns.Headers == "" {
+		found.add(key+".columns.headers", "is required with preset eventuate: the message's id and its partition id are among its headers")
+	}
+	if t.Format != "plain" {
+		found.add(key+".format", "%s does not go with preset eventuate, whose records have the form that Tram reads; leave it out", t.Format)
+	}
+	if t.OnNull == "tombstone" {
+		found.add(key+".on_null", "tombstone does not go with preset eventuate: Tram's consumers stop at a record without a value; use poison or empty")
+	}
+	if n, err := strconv.ParseUint(t.OutboxID, 10, 64); t.OutboxID != "" && (err != nil || n >= 1<<48) {
+		found.add(key+".outbox_id", "%q is no number from 0 to %d, as eventuate.outbox.id is", t.OutboxID, uint64(1<<48-1))
 	}
 }
 

@@ -49,7 +49,7 @@ type Source struct {
 // Table is one outbox table, its preset applied: an empty column is not mapped, whatever the preset.
 type Table struct {
 	Table   string           `yaml:"table"`  // schema.name, as Postgres stores both, no quotes
-	Preset  string           `yaml:"preset"` // debezium, custom
+	Preset  string           `yaml:"preset"` // debezium, eventuate, custom
 	Columns Columns          `yaml:"columns"`
 	Topic   string           `yaml:"topic"` // template, never empty
 	Key     string           `yaml:"key"`   // template; empty is a null key
@@ -58,6 +58,8 @@ type Table struct {
 	OnNull  string           `yaml:"on_null"` // tombstone, empty, poison
 
 	CloudEvents CloudEvents `yaml:"cloudevents"` // only with such a format
+
+	OutboxID string `yaml:"outbox_id"` // with preset eventuate, where the database numbers the messages; empty: it does not
 }
 
 // Message is a prefix of logical messages (pg_logical_emit_message) that are read as outbox events. Its columns are the

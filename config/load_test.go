@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -99,7 +100,7 @@ func TestConfigYAMLShowsEveryKey(t *testing.T) {
 		source.dsn source.dsn_file source.admin_dsn source.admin_dsn_file source.slot source.publication source.create source.existing_rows source.failover
 		source.status_interval source.wal_budget
 		outbox outbox[].table outbox[].preset outbox[].topic outbox[].key outbox[].headers outbox[].format outbox[].on_null
-		outbox[].headers[].name outbox[].headers[].value
+		outbox[].headers[].name outbox[].headers[].value outbox[].outbox_id
 		outbox[].columns.id outbox[].columns.key outbox[].columns.type outbox[].columns.topic outbox[].columns.payload
 		outbox[].columns.headers outbox[].columns.timestamp outbox[].columns.partition outbox[].columns.traceparent
 		outbox[].columns.tracestate outbox[].columns.correlation_id outbox[].columns.causation_id outbox[].columns.reply_to
@@ -118,7 +119,7 @@ func TestConfigYAMLShowsEveryKey(t *testing.T) {
 		http.listen http.token http.token_file reconcile.interval prune.older_than prune.interval log.level log.format
 		messages messages[].prefix messages[].non_transactional`)
 	for _, path := range spec { // a message is laid out as a table
-		if key, ok := strings.CutPrefix(path, "outbox[]."); ok && key != "table" {
+		if key, ok := strings.CutPrefix(path, "outbox[]."); ok && key != "table" && key != "outbox_id" {
 			spec = append(spec, "messages[]."+key)
 		}
 	}
@@ -247,6 +248,22 @@ func TestPresetFillsInOnlyWhatIsLeftOut(t *testing.T) {
 			`{table: a.b, preset: custom, topic: "{kind}.v1", columns: {id: uuid, payload: body}}`,
 			Table{Table: "a.b", Preset: "custom", Columns: Columns{ID: "uuid", Payload: "body"}, Topic: "{kind}.v1"},
 		},
+		"eventuate": {
+			`{table: eventuate.message, preset: eventuate}`,
+			Table{
+				Table: "eventuate.message", Preset: "eventuate",
+				Columns: Columns{ID: "id", Topic: "destination", Payload: "payload", Headers: "headers", Timestamp: "creation_time"},
+				Topic:   "{destination}", OnNull: "poison",
+			},
+		},
+		"eventuate with ids of the database": {
+			`{table: eventuate.message0, preset: eventuate, on_null: empty, outbox_id: 7, topic: "eu.{destination}", columns: {id: dbid, timestamp: ""}}`,
+			Table{
+				Table: "eventuate.message0", Preset: "eventuate",
+				Columns: Columns{ID: "dbid", Topic: "destination", Payload: "payload", Headers: "headers"},
+				Topic:   "eu.{destination}", OnNull: "empty", OutboxID: "7",
+			},
+		},
 		"custom with the topic and the key in columns": {
 			`{table: a.b, preset: custom, columns: {id: uuid, payload: body, topic: dest, key: k}}`,
 			Table{
@@ -257,7 +274,7 @@ func TestPresetFillsInOnlyWhatIsLeftOut(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			test.want.Headers, test.want.Format, test.want.OnNull = []HeaderTemplate{}, "plain", "tombstone"
+			test.want.Headers, test.want.Format, test.want.OnNull = []HeaderTemplate{}, "plain", cmp.Or(test.want.OnNull, "tombstone")
 			c := mustLoad(t, "outbox:\n  - "+test.entry)
 			if !reflect.DeepEqual(c.Outbox, []Table{test.want}) {
 				t.Errorf("got  %+v\nwant %+v", c.Outbox[0], test.want)
@@ -367,9 +384,18 @@ func TestProblems(t *testing.T) {
 				"config.yaml:1: delivery.resume_dedupe: is false, and delivery.mode: exactly_once needs it for database transactions that are too large for one Kafka transaction: set it to true",
 			},
 		},
-		"no such store":  {"checkpoint: {store: postgre}", []string{dsn}, []string{`config.yaml:1: checkpoint.store: "postgre" is none of file, postgres, kafka; the nearest is postgres`}},
-		"preset not yet": {"outbox: [{table: a.b, preset: eventuate}]", []string{dsn}, []string{"config.yaml:1: outbox[0].preset: eventuate is not available yet; use debezium or custom"}},
-		"slot name":      {"source: {slot: My-Slot}", []string{dsn}, []string{`config.yaml:1: source.slot: "My-Slot" is no slot name; Postgres wants 1 to 63 of a-z, 0-9 and _`}},
+		"no such store": {"checkpoint: {store: postgre}", []string{dsn}, []string{`config.yaml:1: checkpoint.store: "postgre" is none of file, postgres, kafka; the nearest is postgres`}},
+		"eventuate": {
+			"outbox: [{table: a.b, preset: eventuate, on_null: tombstone, outbox_id: 281474976710656, columns: {headers: ''}}, {table: a.c, outbox_id: 7}]",
+			[]string{dsn},
+			[]string{
+				"config.yaml:1: outbox[0].columns.headers: is required with preset eventuate: the message's id and its partition id are among its headers",
+				"config.yaml:1: outbox[0].on_null: tombstone does not go with preset eventuate: Tram's consumers stop at a record without a value; use poison or empty",
+				`config.yaml:1: outbox[0].outbox_id: "281474976710656" is no number from 0 to 281474976710655, as eventuate.outbox.id is`,
+				"config.yaml:1: outbox[1].outbox_id: goes with preset eventuate; leave it out",
+			},
+		},
+		"slot name": {"source: {slot: My-Slot}", []string{dsn}, []string{`config.yaml:1: source.slot: "My-Slot" is no slot name; Postgres wants 1 to 63 of a-z, 0-9 and _`}},
 		"intervals": {
 			"source: {status_interval: 0s}\ncheckpoint: {interval: -1s}",
 			[]string{dsn},

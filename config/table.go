@@ -15,6 +15,9 @@ func completeTables(entries []any, builtIn map[string]any) {
 		if !ok {
 			continue
 		}
+		if entry["preset"] == "eventuate" {
+			setDefault(entry, "on_null", "poison") // Tram's consumers know no tombstones
+		}
 		for name, value := range builtIn {
 			if name != "table" && name != "columns" {
 				setDefault(entry, name, value)
@@ -34,6 +37,13 @@ func completeTables(entries []any, builtIn map[string]any) {
 			setDefault(columns, "topic", "aggregatetype")
 			setDefault(columns, "payload", "payload")
 		}
+		if entry["preset"] == "eventuate" { // its key is among the headers
+			setDefault(columns, "id", "id")
+			setDefault(columns, "topic", "destination")
+			setDefault(columns, "payload", "payload")
+			setDefault(columns, "headers", "headers")
+			setDefault(columns, "timestamp", "creation_time")
+		}
 		if c, _ := columns["topic"].(string); c != "" {
 			setDefault(entry, "topic", topicPrefix+"{"+c+"}")
 		}
@@ -50,7 +60,9 @@ func completeMessages(entries []any, builtIn map[string]any) {
 			setDefault(entry, "non_transactional", "poison")
 		}
 	}
-	completeTables(entries, builtIn)
+	layout := maps.Clone(builtIn)
+	delete(layout, "outbox_id")
+	completeTables(entries, layout)
 }
 
 func setDefault(m map[string]any, name string, value any) {

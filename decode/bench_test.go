@@ -73,3 +73,18 @@ func BenchmarkDecodeTransaction100(b *testing.B) {
 		}
 	}
 }
+
+// A message of Eventuate Tram, about as large as the row of the others.
+func BenchmarkDecodeEventuate(b *testing.B) {
+	d := newDecoder(b, eventuateTable())
+	feed(b, d, relationMessage(1, "eventuate", "message", eventuateColumns()...), beginMessage(0x1000, 1))
+	row := insertMessage(1, tramID, "Order", tramHeaders, `{"id": 4711, "text": "`+strings.Repeat("abcdefgh", 10)+`"}`, "0", null, "1790000000000")
+	b.SetBytes(int64(len(row)))
+	b.ReportAllocs()
+	var ev Event
+	for b.Loop() {
+		if kind, err := d.Decode(row, &ev); kind != Row || err != nil || ev.Poison != nil {
+			b.Fatal(kind, err, ev.Poison)
+		}
+	}
+}

@@ -32,20 +32,16 @@ func newBuilder(source string) builder {
 // read here; its headers, and what form the value has, are its format's.
 func (b *builder) event(m *mapping, row []value, pos Position, at time.Time, ev *Event) {
 	*ev = Event{Position: pos, CommitTime: at, Table: m.table.name, Partition: AnyPartition, Timestamp: at}
-	id, _ := b.fill(&m.id, row) // text has no malformed form
-	ev.ID = alias(id)
-	if len(id) == 0 {
-		ev.poison("id", fmt.Errorf("column %q is null or empty", m.table.columns.ID))
-	}
-
+	var id []byte
 	var err error
-	ev.Topic, err = b.topic(&m.topic, row)
-	ev.poison("topic", err)
-	ev.Key, err = b.fill(&m.key, row)
-	ev.poison("key", err)
-	if m.table.format != CloudEventsStructured { // which has the payload inside its value
-		b.payload(m, row, ev)
+	if m.table.format == Eventuate {
+		id = b.eventuate(m, row, ev)
+		ev.Topic, err = b.topic(&m.topic, row)
+		ev.poison("topic", err)
+	} else {
+		id = b.columns(m, row, ev)
 	}
+	ev.ID = alias(id)
 	if m.partition >= 0 && row[m.partition].data != nil {
 		ev.Partition, err = partition(row[m.partition].data)
 		ev.poison("partition", err)
@@ -65,7 +61,7 @@ func (b *builder) event(m *mapping, row []value, pos Position, at time.Time, ev 
 	}
 
 	switch m.table.format {
-	case Plain:
+	case Plain, Eventuate:
 		b.plain(m, row, id, ev)
 	case CloudEvents:
 		b.binary(m, row, ev)
@@ -89,6 +85,23 @@ func (b *builder) payload(m *mapping, row []value, ev *Event) {
 	case PoisonNull:
 		ev.poison("payload", fmt.Errorf("column %q is null, and on_null is poison", m.table.columns.Payload))
 	}
+}
+
+// columns reads topic, key and value from their columns, and returns the id.
+func (b *builder) columns(m *mapping, row []value, ev *Event) (id []byte) {
+	id, _ = b.fill(&m.id, row) // text has no malformed form
+	if len(id) == 0 {
+		ev.poison("id", fmt.Errorf("column %q is null or empty", m.table.columns.ID))
+	}
+	var err error
+	ev.Topic, err = b.topic(&m.topic, row)
+	ev.poison("topic", err)
+	ev.Key, err = b.fill(&m.key, row)
+	ev.poison("key", err)
+	if m.table.format != CloudEventsStructured { // which has the payload inside its value
+		b.payload(m, row, ev)
+	}
+	return id
 }
 
 // fill returns the text of f in the event's memory; nil if it is null, and only then.

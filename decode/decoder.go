@@ -31,7 +31,7 @@ type Options struct {
 type Kind uint8
 
 const (
-	Skip    Kind = iota // neither a row nor an end of a transaction
+	Skip    Kind = iota // neither a row that is to be published nor an end of a transaction
 	Begin               // Transaction has it
 	Row                 // the event has it, whether a row or a message
 	Commit              // Transaction has its end
@@ -101,8 +101,8 @@ func New(o Options) (*Decoder, error) {
 }
 
 // Decode reads one message of pgoutput, protocol version 1 (Postgres documentation, "Logical Replication Message
-// Formats"). For a Row, Lone and Ignored it overwrites *ev completely; otherwise it leaves it alone. msg is only borrowed: nothing
-// refers to it afterwards.
+// Formats"). For a Row, Lone and Ignored it overwrites *ev completely, and where it Skips a row; otherwise it leaves it alone.
+// msg is only borrowed: nothing refers to it afterwards.
 //
 // The event's bytes, its ID and its header names included, lie in chunks of 64 KiB that it shares with its
 // neighbours: who keeps a part of an event for longer than it takes to publish it should keep a copy.
@@ -114,8 +114,7 @@ func (d *Decoder) Decode(msg []byte, ev *Event) (Kind, error) {
 	kind := Skip
 	switch msg[0] {
 	case 'I':
-		kind = Row
-		d.insert(&c, ev)
+		kind = d.insert(&c, ev)
 	case 'B':
 		kind = Begin
 		d.begin(&c)
@@ -192,11 +191,12 @@ func timestamp(micros uint64) time.Time {
 	return time.UnixMicro(epoch + int64(micros)).UTC()
 }
 
-// insert reads an Insert: Int32 relation OID, Byte1 'N', the tuple.
-func (d *Decoder) insert(c *cursor, ev *Event) {
+// insert reads an Insert: Int32 relation OID, Byte1 'N', the tuple. It is a Row, unless that
+// says itself that it is to be left out.
+func (d *Decoder) insert(c *cursor, ev *Event) Kind {
 	oid, tag := c.uint32(), c.uint8()
 	if c.err != nil {
-		return
+		return Skip
 	}
 	rel := d.relations[oid]
 	switch {
@@ -214,13 +214,17 @@ func (d *Decoder) insert(c *cursor, ev *Event) {
 		c.fail("transaction %d has more rows than a position can count", d.tx.XID)
 	}
 	if c.err != nil {
-		return
+		return Skip
 	}
 	if d.tuple(c, rel); c.end() == nil {
 		d.builder.event(rel.mapping, d.row, Position{Commit: d.tx.Commit, Index: d.index}, d.tx.Time, ev)
 		d.index++
 	}
 	clear(d.row) // the message is only borrowed
+	if ev.Ignored {
+		return Skip
+	}
+	return Row
 }
 
 // tuple reads a TupleData into d.row: Int16 number of columns, and for each Byte1 kind, Int32 length, bytes.

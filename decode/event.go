@@ -23,6 +23,9 @@ type Event struct {
 	Partition int32     // AnyPartition: by the key
 	Timestamp time.Time // the record's: the mapped column, else CommitTime
 
+	// Ignored reports that the row says of itself that nobody is to publish it (columnPublished). All else is as of other rows.
+	Ignored bool
+
 	// Poison says why this row cannot become a record (no topic, headers that are no JSON object, …); nil for a good
 	// row. Position, Table and, as far as they could be read, the other fields are set all the same.
 	Poison error

@@ -42,3 +42,7 @@ func (x *Existing) Event(values [][]byte, pos Position, at time.Time, ev *Event)
 	x.builder.event(x.mapping, x.row, pos, at, ev)
 	clear(x.row)
 }
+
+// RowID returns the text of the column Columns.ID, by which the row can be found in its table: the event's ID, but for a
+// message of Eventuate Tram. It shares the memory of values.
+func (x *Existing) RowID(values [][]byte) []byte { return values[x.mapping.id.only] }

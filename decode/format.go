@@ -9,6 +9,7 @@ const (
 	Plain                 Format = iota // the payload as it is; the id in HeaderID
 	CloudEvents                         // a CloudEvent in binary mode: the payload as it is; the id in HeaderCloudEventID
 	CloudEventsStructured               // a CloudEvent in structured mode: the value is a JSON object with attributes and payload
+	Eventuate                           // Eventuate Tram's JSON of payload and headers, of a table in Tram's shape; the id in HeaderID
 )
 
 // isCloudEvent reports whether the record is a CloudEvent.

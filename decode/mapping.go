@@ -12,6 +12,7 @@ const (
 	oidBool        = 16
 	oidBytea       = 17
 	oidInt8        = 20
+	oidInt4        = 23
 	oidJSON        = 114
 	oidTimestamp   = 1114
 	oidTimestamptz = 1184
@@ -37,6 +38,7 @@ type mapping struct {
 	headers                 []mappedHeader
 
 	headersJSON, timestamp, partition, expires int // column indexes; -1 is not mapped
+	document, published                        int // of the format Eventuate: its headers, and columnPublished, -1 if it is not there
 
 	cloudEvent cloudEventMapping // for the formats of that name
 }
@@ -74,6 +76,10 @@ func resolve(t *table, columns []Column, asked bool) (*mapping, error) {
 		m.key = r.template(t.key, "key template", inRecord)
 	}
 	m.payload = r.column(c.Payload, "columns.payload", inRecord)
+	if t.format == Eventuate {
+		m.headersJSON, m.document = -1, m.headersJSON // they are part of the value
+		m.published = slices.IndexFunc(columns, func(c Column) bool { return c.Name == columnPublished })
+	}
 	m.eventType = r.column(c.Type, "columns.type", inRecord)
 	for _, h := range t.headers {
 		mapped := mappedHeader{name: h.name, value: r.template(h.value, "header "+h.name, inHeader)}
@@ -115,6 +121,9 @@ func (m *mapping) typeError() error {
 			return fmt.Errorf("column %q (%s) of table %s has the type with OID %d: "+
 				"want timestamptz, timestamp, or int8 in milliseconds since 1970", c.Name, time.meaning, m.table.name, c.Type)
 		}
+	}
+	if m.table.format == Eventuate {
+		return m.eventuateTypeError()
 	}
 	if m.headersJSON >= 0 {
 		if c := m.columns[m.headersJSON]; c.Type == oidBytea {

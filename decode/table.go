@@ -21,6 +21,9 @@ type Table struct {
 	OnNull  OnNull
 	// CloudEvents says what a CloudEvent has besides what the columns say; for those formats alone.
 	CloudEvents CloudEventTemplates
+	// OutboxID is what Tram calls eventuate.outbox.id, 0 to 2^48-1: the second half of the ids of messages that the database
+	// numbers, in the column Columns.ID. For the format Eventuate; "" is none.
+	OutboxID string
 }
 
 // CloudEventTemplates are attributes of a CloudEvent, each a template. "" stands for what is usual.
@@ -79,6 +82,7 @@ type table struct {
 	onNull  OnNull
 
 	cloudEvent cloudEventTemplates
+	outboxID   *uint64
 }
 
 type header struct {
@@ -115,14 +119,20 @@ func compileAs(what string, t Table) (*table, error) {
 	if t.Topic == "" && t.Columns.Topic == "" {
 		wrong("topic", errors.New("neither topic nor columns.topic says where the rows go"))
 	}
-	if t.Format > CloudEventsStructured {
-		wrong("format", fmt.Errorf("%d is not one of Plain, CloudEvents, CloudEventsStructured", t.Format))
+	if t.Format > Eventuate {
+		wrong("format", fmt.Errorf("%d is not one of Plain, CloudEvents, CloudEventsStructured, Eventuate", t.Format))
 	}
 	if t.OnNull > PoisonNull {
 		wrong("on_null", fmt.Errorf("%d is not one of Tombstone, Empty, PoisonNull", t.OnNull))
 	}
 
 	var err error
+	c.outboxID, err = outboxID(t)
+	wrong("outbox_id", err)
+	if t.Format == Eventuate {
+		wrong("columns.headers", eventuateHeadersError(t))
+		wrong("on_null", eventuateNullError(t))
+	}
 	c.topic, err = ParseTemplate(t.Topic)
 	wrong("topic", err)
 	c.key, err = ParseTemplate(t.Key)

@@ -19,13 +19,14 @@ type JavaProgram struct {
 	Class     string   // with the main method; in no package
 	Source    string   // of Class.java
 	Libraries []string // group:artifact:version, at Maven Central
+	Alone     []string // the same, fetched without what they depend on
 }
 
 // javaCompiler is Eclipse's, which runs where only the virtual machine is installed.
 const javaCompiler = "org.eclipse.jdt:ecj:3.40.0"
 
 func (p *JavaProgram) pom() string {
-	return pom(append(slices.Clone(p.Libraries), "org.slf4j:slf4j-simple:1.7.36", javaCompiler)...)
+	return pomOf(append(slices.Clone(p.Libraries), "org.slf4j:slf4j-simple:1.7.36", javaCompiler), p.Alone)
 }
 
 // librariesEntry and classesEntry name both halves in the cache, by what they are made of.

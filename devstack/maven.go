@@ -6,22 +6,36 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
 
 // pom makes Maven fetch artifacts (group:artifact:version) with what they need to run.
-func pom(artifacts ...string) string {
+func pom(artifacts ...string) string { return pomOf(artifacts, nil) }
+
+// pomOf is pom with artifacts that are fetched alone.
+func pomOf(artifacts, alone []string) string {
 	var dependencies strings.Builder
-	for _, a := range artifacts {
+	for i, a := range slices.Concat(artifacts, alone) {
+		exclusions := ""
+		if i >= len(artifacts) {
+			exclusions = `
+      <exclusions>
+        <exclusion>
+          <groupId>*</groupId>
+          <artifactId>*</artifactId>
+        </exclusion>
+      </exclusions>`
+		}
 		group, rest, _ := strings.Cut(a, ":")
 		artifact, version, _ := strings.Cut(rest, ":")
 		fmt.Fprintf(&dependencies, `
     <dependency>
       <groupId>%s</groupId>
       <artifactId>%s</artifactId>
-      <version>%s</version>
-    </dependency>`, group, artifact, version)
+      <version>%s</version>%s
+    </dependency>`, group, artifact, version, exclusions)
 	}
 	return `<project>
   <modelVersion>4.0.0</modelVersion>

@@ -143,6 +143,9 @@ func (s *source) sample(ctx context.Context, decoder *decode.Decoder, table deco
 	var first error // why a row is poison
 	row := func(at wal.Place, stored int64, values [][]byte) {
 		existing.Event(values, decode.Position{}, now, &ev)
+		if ev.Ignored {
+			return
+		}
 		rows++
 		if (ev.ID == "" || ev.Topic == "") && ev.Poison != nil {
 			bad++

@@ -15,6 +15,12 @@ type Stamp struct {
 	Replayed bool // published again, or late: it says nothing about the relay's order
 }
 
+// ReadEventuateStamp reads the value of a record without such headers, which Eventuate's CDC service may have written.
+func ReadEventuateStamp(value []byte) (s Stamp) {
+	s.ID, s.Any = decode.EventuateID(value)
+	return s
+}
+
 // ReadStamp reads a record's headers. Of several ids the first counts: a relay puts its own before what the row brings
 // along, and a row may bring a header id of its own. The other names are reserved, so a record of ours has each once.
 func ReadStamp(headers []kgo.RecordHeader) (s Stamp) {

@@ -51,6 +51,7 @@ const (
 	NotYet       State = "not_yet_published" // in the table, and the relay has not got so far
 	Missing      State = "missing"           // in the table, and nothing will bring it
 	Unknown      State = "unknown"           // in the table, and not found in what could be searched
+	Ignored      State = "ignored"           // in the table, marked as one that nobody is to publish, and not found in Kafka
 	NotFound     State = "not_found"         // neither in the table nor found in Kafka
 )
 
@@ -199,7 +200,12 @@ func (f *finder) findRows(ctx context.Context, decoder *decode.Decoder) error {
 			f.notSearched("table " + table.Name)
 			continue
 		}
-		search := wal.Search{Table: table.Name, Column: table.Columns.ID, Text: f.receipt.ID, Limit: maxRows, Patience: f.patience(ctx)}
+		texts := table.RowIDs(f.receipt.ID)
+		if len(texts) == 0 { // none of its rows has such an id
+			f.searched("table " + table.Name)
+			continue
+		}
+		search := wal.Search{Table: table.Name, Column: table.Columns.ID, Text: texts[0], Limit: maxRows, Patience: f.patience(ctx)}
 		var existing *decode.Existing
 		columns := func(list []wal.Column) (err error) {
 			out := make([]decode.Column, len(list))
@@ -328,6 +334,8 @@ func (f *finder) conclude() {
 		if slices.ContainsFunc(r.NotSearched, func(s string) bool { return strings.HasPrefix(s, "table ") }) {
 			r.State, r.Text = Unknown, "It was not found, and not every table could be searched."
 		}
+	case !slices.ContainsFunc(f.events, func(e event) bool { return !e.Ignored }):
+		r.State, r.Text = Ignored, "It is in the table, marked there as published, so that nothing is to publish it; it was not found in what was searched of Kafka."
 	case f.poison() != "" && f.stored < f.end:
 		r.State, r.Text = NotYet, "It is in the table and not in Kafka, and it cannot be published ("+f.poison()+"): see delivery.on_poison."
 	case f.stored == 0:

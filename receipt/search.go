@@ -384,6 +384,9 @@ func (s *search) scan(ctx context.Context, spans []publish.Span) error {
 // note enters a record if it is one of the event's.
 func (s *search) note(r *kgo.Record) {
 	stamp := publish.ReadStamp(r.Headers)
+	if !stamp.Any && s.eventuate() {
+		stamp = publish.ReadEventuateStamp(r.Value)
+	}
 	at := offset{r.Topic, r.Partition, r.Offset}
 	if !stamp.Any || !s.ids[stamp.ID] || s.seen[at] {
 		return
@@ -396,6 +399,11 @@ func (s *search) note(r *kgo.Record) {
 		Topic: strings.Clone(r.Topic), Partition: r.Partition, Offset: r.Offset, Timestamp: r.Timestamp.UTC(),
 		Position: strings.Clone(stamp.Position), Source: strings.Clone(stamp.Source), Replayed: stamp.Replayed, DeadLetter: r.Topic == s.DeadLetterTopic,
 	})
+}
+
+// eventuate reports whether records may be those of Eventuate's CDC service.
+func (s *search) eventuate() bool {
+	return slices.ContainsFunc(s.Tables, func(t decode.Table) bool { return t.Format == decode.Eventuate })
 }
 
 // report says what was read, and what of it was not.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/tidemark/tidemark/decode"
@@ -140,7 +139,7 @@ func (p *pruner) conclude(ctx context.Context) error {
 	if err := p.findWhole(ctx); err != nil {
 		return err
 	}
-	err := p.walk(ctx, func(t *table, row wal.Row, ev *decode.Event, why string) error {
+	err := p.walk(ctx, func(t *table, row wal.Row, _ *decode.Event, why string) error {
 		of := p.tableReport(t)
 		of.Old++
 		if why != "" {
@@ -153,7 +152,7 @@ func (p *pruner) conclude(ctx context.Context) error {
 			}
 			return nil
 		}
-		return p.add(ctx, t, of, row.Place, ev.ID)
+		return p.add(ctx, t, of, row.Place, string(t.existing.RowID(row.Values)))
 	})
 	if err == nil {
 		err = p.flush(ctx)
@@ -191,7 +190,7 @@ func (p *pruner) add(ctx context.Context, t *table, of *PruneTable, place wal.Pl
 		}
 	}
 	p.table, p.of = t, of
-	p.batch = append(p.batch, wal.Doomed{Place: place, ID: strings.Clone(id)})
+	p.batch = append(p.batch, wal.Doomed{Place: place, ID: id})
 	if len(p.batch) < pruneBatch {
 		return nil
 	}

@@ -348,7 +348,7 @@ func (v *verifier) scan(ctx context.Context, row func(t *table, n uint32, r wal.
 				return errors.New("more rows than can be counted here: choose some with --table or --since")
 			}
 			t.existing.Event(r.Values, decode.Position{}, time.Time{}, &ev)
-			if v.skip != nil && v.skip(&ev) {
+			if ev.Ignored || v.skip != nil && v.skip(&ev) {
 				return nil
 			}
 			if n++; v.mostRow > 0 && n > v.mostRow {
@@ -428,6 +428,9 @@ func (v *verifier) pass(ctx context.Context, from uint64) (last uint64, err erro
 			v.known = append(v.known, state)
 			if ev.Topic != "" && v.topics[ev.Topic] == nil {
 				v.topics[strings.Clone(ev.Topic)] = newTopic(strings.Clone(ev.Topic))
+			}
+			if t.config.Format == decode.Eventuate && ev.Topic != "" {
+				v.topics[ev.Topic].eventuate = true
 			}
 		}
 		return nil

@@ -97,7 +97,7 @@ func (p *replaying) choose(t *table) error {
 	s := &t.selection
 	s.Since, s.Before, s.WithTime = p.From, p.To, true
 	if len(p.IDs) > 0 {
-		s.Equal = append(s.Equal, wal.Equal{Column: t.routing.ID, Texts: p.IDs})
+		s.Equal = append(s.Equal, wal.Equal{Column: t.routing.ID, Texts: t.config.RowIDs(p.IDs...)})
 	}
 	if p.Type != nil {
 		if t.config.Columns.Type == "" {

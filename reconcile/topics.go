@@ -24,6 +24,7 @@ type topic struct {
 	partitions  int
 	partitioner kgo.TopicPartitioner
 	cut         map[int32]*cut // partitions of which Kafka has deleted the beginning
+	eventuate   bool           // messages of Eventuate Tram lead here, of which its own CDC service may have published some
 }
 
 // cut is the beginning of what a partition still has.
@@ -221,6 +222,9 @@ func (v *verifier) note(set *expected, r *kgo.Record) {
 	v.report.Records++
 	stamp := publish.ReadStamp(r.Headers)
 	if t := v.topics[r.Topic]; t != nil {
+		if t.eventuate && !stamp.Any {
+			stamp = publish.ReadEventuateStamp(r.Value)
+		}
 		if c := t.cut[r.Partition]; c != nil && !c.any {
 			c.any, c.at = true, r.Timestamp
 		}

@@ -294,9 +294,11 @@ func (p *path) publishExisting(l *lead) error {
 			}
 			d := p.nextDelivery()
 			existing.Event(values, decode.Position{Commit: first + pglogrepl.LSN(n>>32), Index: uint32(n)}, at, &d.Event) //nolint:gosec // the low half
-			n++
-			if err := p.row(d); err != nil {
-				return err
+			if !d.Event.Ignored {
+				n++
+				if err := p.row(d); err != nil {
+					return err
+				}
 			}
 			if time.Since(said) >= 5*time.Second {
 				said = time.Now()

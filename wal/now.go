@@ -286,6 +286,10 @@ func (sel Selection) where(timeType uint32) string {
 		all = append(all, sel.at()+" < "+instant(sel.Before))
 	}
 	for _, e := range sel.Equal {
+		if len(e.Texts) == 0 {
+			all = append(all, "false")
+			continue
+		}
 		texts := make([]string, len(e.Texts))
 		for i, text := range e.Texts {
 			texts[i] = quoteLiteral(text)

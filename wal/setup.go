@@ -35,8 +35,8 @@ func (o Options) adminDSN() string {
 func (s *Setup) Close() { closeSQL(s.conn) }
 
 // Missing returns the statements that create what is not there: outbox tables, then the publication. tableSQL returns
-// the statement that creates an outbox table.
-func (s *Setup) Missing(ctx context.Context, tableSQL func(table string) string) ([]string, error) {
+// the statement that creates an outbox table, whose name it also gets as SQL has it.
+func (s *Setup) Missing(ctx context.Context, tableSQL func(table, quoted string) string) ([]string, error) {
 	var statements []string
 	for _, table := range s.options.Tables {
 		var there bool
@@ -44,7 +44,7 @@ func (s *Setup) Missing(ctx context.Context, tableSQL func(table string) string)
 			return nil, explain(fmt.Errorf("look up table %s: %w", table, err))
 		}
 		if !there {
-			statements = append(statements, tableSQL(quoteTable(table)))
+			statements = append(statements, tableSQL(table, quoteTable(table)))
 		}
 	}
 	var there bool

@@ -46,6 +46,7 @@ row to Kafka: in order for each key, and confirmed to Postgres only when Kafka h
 		a.replayCommand(),
 		a.pruneCommand(),
 		a.benchCommand(),
+		a.asyncapiCommand(),
 		a.configCommand(),
 		a.versionCommand(),
 	)

@@ -74,6 +74,17 @@ func (t Template) Columns() []string {
 	return names
 }
 
+// Placeholders returns the column of each placeholder, in their order.
+func (t Template) Placeholders() []string {
+	var names []string
+	for _, p := range t.parts {
+		if p.column != "" {
+			names = append(names, p.column)
+		}
+	}
+	return names
+}
+
 // Literals returns the texts around the placeholders: one more than there are placeholders, any of them may be empty.
 func (t Template) Literals() []string {
 	literals := []string{""}

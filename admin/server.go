@@ -4,9 +4,12 @@ package admin
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"time"
@@ -20,8 +23,10 @@ import (
 // error of type *Error chooses the status. Several goroutines call them, with a context that ends with the request or
 // after a while. One that is nil is answered with 501.
 type Options struct {
-	Listen   string // host:port
-	Token    string // what a request that changes something has to carry; "" refuses all of them
+	Listen string // host:port
+	Token  string // what a request that changes something has to carry; "" refuses all of them
+	// TLS is the server's side of HTTPS; nil: HTTP.
+	TLS      *tls.Config
 	Ready    func() error
 	Status   func() any // what /api/status answers; asks nobody
 	Gatherer prometheus.Gatherer
@@ -54,6 +59,13 @@ func Listen(ctx context.Context, o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for HTTP: %w: set http.listen to a free address, or to \"\" for none", err)
 	}
+	if !isLoopback(listener.Addr()) {
+		warning := "HTTP can be reached from other hosts: whoever gets there reads positions, topics, keys and metrics, and no payloads"
+		if o.TLS == nil {
+			warning += "; it is not encrypted, the token neither (http.tls)"
+		}
+		o.Log.Warn().Stringer("listen", listener.Addr()).Msg(warning)
+	}
 	return &Server{o, listener, make(chan struct{}, atOnce), make(chan struct{}, mostLive)}, nil
 }
 
@@ -67,12 +79,19 @@ const writeLimit = 30 * time.Second
 func (s *Server) Serve(ctx context.Context) error {
 	server := &http.Server{
 		Handler:           s.handler(),
+		ErrorLog:          log.New(io.Discard, "", 0), // what strangers do to a handshake is no news
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: writeLimit, IdleTimeout: time.Minute,
 		MaxHeaderBytes: 64 << 10,
 	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
-	err := server.Serve(s.listener)
+	var err error
+	if s.options.TLS != nil {
+		server.TLSConfig = s.options.TLS.Clone()
+		err = server.ServeTLS(s.listener, "", "")
+	} else {
+		err = server.Serve(s.listener)
+	}
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -126,6 +127,9 @@ func doctorOptions(c *config.Config, s store) doctor.Options {
 			n, err = table.Count(ctx)
 			return n, true, err
 		},
+	}
+	if c.HTTP.TLS.CertFile != "" {
+		o.HTTPTLS = func() (*tls.Config, error) { return relayTLS(c) }
 	}
 	if k, ok := s.(*checkpoint.Kafka); ok {
 		o.CheckpointTopic = c.Checkpoint.Topic

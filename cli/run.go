@@ -79,8 +79,12 @@ func run(ctx context.Context, c *config.Config, log zerolog.Logger, once bool) e
 			now.Upkeep = care.status()
 			return now
 		}
+		secure, err := httpTLS(c)
+		if err != nil {
+			return err
+		}
 		server, err := admin.Listen(ctx, admin.Options{
-			Listen: c.HTTP.Listen, Token: string(c.HTTP.Token), Ready: r.Ready, Gatherer: registry,
+			TLS: secure, Listen: c.HTTP.Listen, Token: string(c.HTTP.Token), Ready: r.Ready, Gatherer: registry,
 			Status: func() any { return report() },
 			Event:  func(ctx context.Context, id string) (any, error) { return eventOf(ctx, c, id) },
 			Replay: func(ctx context.Context, body json.RawMessage) (any, error) { return answerReplay(ctx, c, log, body) },

@@ -73,9 +73,9 @@ health check of a container. A hot standby is live and not ready.`,
 			}
 			switch {
 			case live:
-				return a.probe(cmd.Context(), c.HTTP.Listen, livePath)
+				return a.probe(cmd.Context(), c, livePath)
 			case ready:
-				return a.probe(cmd.Context(), c.HTTP.Listen, readyPath)
+				return a.probe(cmd.Context(), c, readyPath)
 			}
 			asked := &asker{config: c}
 			defer asked.close()
@@ -149,7 +149,7 @@ func (q *asker) report(ctx context.Context) (r *statusReport, err error) {
 		return nil, err
 	}
 	r = newStatusReport(q.config, slot, q.conn.System.Flushed, stored)
-	r.Standby, r.Timeline, r.Relay = q.conn.System.Standby, q.conn.System.Timeline, askRelay(ctx, q.config.HTTP.Listen)
+	r.Standby, r.Timeline, r.Relay = q.conn.System.Standby, q.conn.System.Timeline, askRelay(ctx, q.config)
 	r.LagSeconds = r.lag(time.Now())
 	return r, nil
 }
@@ -227,13 +227,13 @@ func distance(from, to pglogrepl.LSN) *int64 {
 }
 
 // askRelay returns what the running relay says of itself, nil if none answers.
-func askRelay(ctx context.Context, listen string) *relay.Status {
-	if listen == "" {
+func askRelay(ctx context.Context, c *config.Config) *relay.Status {
+	if c.HTTP.Listen == "" {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	response, err := get(ctx, listen, "/api/status")
+	response, err := get(ctx, c, "/api/status")
 	if err != nil {
 		return nil
 	}

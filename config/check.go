@@ -25,6 +25,9 @@ func (c *Config) check(found *problems) {
 			found.add("http.listen", `%q is not host:port such as 127.0.0.1:8642 or :8642; "" turns it off`, c.HTTP.Listen)
 		}
 	}
+	if (c.HTTP.TLS.CertFile == "") != (c.HTTP.TLS.KeyFile == "") {
+		found.add("http.tls.cert_file", "and http.tls.key_file go together: set both or neither")
+	}
 	c.checkUpkeep(found)
 	found.oneOf("log.level", c.Log.Level, "trace", "debug", "info", "warn", "error")
 	found.oneOf("log.format", c.Log.Format, "auto", "console", "json")

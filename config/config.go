@@ -183,7 +183,14 @@ type HTTP struct {
 	Listen string `yaml:"listen"` // host:port; empty is off
 	Token  Secret `yaml:"token"`  // empty: requests that change something are refused
 	// TokenFile is what Token was read from, unless empty.
-	TokenFile string `yaml:"token_file"`
+	TokenFile string  `yaml:"token_file"`
+	TLS       HTTPTLS `yaml:"tls"`
+}
+
+// HTTPTLS is the certificate of the HTTP server: both files, PEM, or none for no TLS. They have not been looked at.
+type HTTPTLS struct {
+	CertFile string `yaml:"cert_file"`
+	KeyFile  string `yaml:"key_file"`
 }
 
 // Reconcile is how often a running relay verifies.

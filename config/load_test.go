@@ -116,7 +116,7 @@ func TestConfigYAMLShowsEveryKey(t *testing.T) {
 		kafka.create_topics.configs
 		delivery.mode delivery.resume_dedupe delivery.on_poison delivery.dead_letter_topic
 		checkpoint.store checkpoint.path checkpoint.topic checkpoint.interval
-		http.listen http.token http.token_file reconcile.interval prune.older_than prune.interval log.level log.format
+		http.listen http.token http.token_file http.tls.cert_file http.tls.key_file reconcile.interval prune.older_than prune.interval log.level log.format
 		messages messages[].prefix messages[].non_transactional`)
 	for _, path := range spec { // a message is laid out as a table
 		if key, ok := strings.CutPrefix(path, "outbox[]."); ok && key != "table" && key != "outbox_id" {

@@ -201,6 +201,7 @@ http: {token_file: %q}
 		"source: {dsn_file: " + file("") + "}":                      "is empty",
 		"source: {dsn_file: " + file("hunter2\nhunter3") + "}":      "does not hold one line of text",
 		"source: {dsn: host=db}\nhttp: {token: a, token_file: b}":   "http.token_file: and http.token are both given",
+		"source: {dsn: host=db}\nhttp: {tls: {cert_file: /x/y}}":    "http.tls.cert_file: and http.tls.key_file go together",
 		"source: {dsn: host=db}\nkafka: {sasl: {token_file: /x/y}}": "kafka.sasl.token_file: open /x/y",
 	} {
 		_, err := load(t, wrong)

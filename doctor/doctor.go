@@ -5,6 +5,7 @@ package doctor
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"strings"
@@ -35,6 +36,8 @@ type Options struct {
 	OnPoison        string // stop, dead_letter, park
 	DeadLetterTopic string
 	HTTPListen      string // "": none
+	// HTTPTLS returns what it takes to ask a relay there, or what is wrong with the certificate; nil: it speaks HTTP.
+	HTTPTLS func() (*tls.Config, error)
 
 	// SourceName is the text of the tidemark-source header.
 	SourceName func(wal.System) string
@@ -103,7 +106,7 @@ func Run(ctx context.Context, o Options) *Report {
 		}
 	})
 	both.Go(func() { k.examine(ctx, routes) })
-	both.Go(func() { local.listen(ctx, o.HTTPListen) })
+	both.Go(func() { local.listen(ctx, o.HTTPListen, o.HTTPTLS) })
 	both.Wait()
 	s.examineStores(ctx, k.away())
 	r := &Report{Counts: map[State]int{OK: 0, Warn: 0, Fail: 0, Skipped: 0}}

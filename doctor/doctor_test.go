@@ -214,13 +214,13 @@ func TestListen(t *testing.T) {
 	relay := httptest.NewServer(http.NewServeMux()) // answers 404 to everything
 	t.Cleanup(relay.Close)
 	n := &notes{}
-	n.listen(t.Context(), strings.TrimPrefix(relay.URL, "http://"))
+	n.listen(t.Context(), strings.TrimPrefix(relay.URL, "http://"), nil)
 	must(t, n.found, checkListen, Fail, "something else answers")
 	n = &notes{}
-	n.listen(t.Context(), "127.0.0.1:0")
+	n.listen(t.Context(), "127.0.0.1:0", nil)
 	must(t, n.found, checkListen, OK, "is free")
 	n = &notes{}
-	n.listen(t.Context(), "192.0.2.1:80") // reserved for documents
+	n.listen(t.Context(), "192.0.2.1:80", nil) // reserved for documents
 	must(t, n.found, checkListen, Fail, "no relay answers")
 }
 

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -11,19 +12,29 @@ import (
 const checkListen = "http.listen"
 
 // listen looks whether the address is free, or answered by a relay.
-func (n *notes) listen(ctx context.Context, address string) {
+func (n *notes) listen(ctx context.Context, address string, tlsOf func() (*tls.Config, error)) {
 	if address == "" {
 		n.ok(checkListen, "turned off")
 		return
 	}
+	scheme := "http"
+	var secure *tls.Config
+	if tlsOf != nil {
+		var err error
+		if secure, err = tlsOf(); err != nil {
+			n.fail(checkListen, err.Error(), "correct http.tls")
+			return
+		}
+		scheme = "https"
+	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/livez", http.NoBody)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+address+"/livez", http.NoBody)
 	if err != nil {
 		n.fail(checkListen, err.Error(), "write http.listen as host:port")
 		return
 	}
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: secure}}
 	response, err := client.Do(request)
 	if err == nil {
 		_ = response.Body.Close() // nothing is read

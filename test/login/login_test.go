@@ -39,6 +39,7 @@ func TestEveryWayToLogInAndEveryWrongOne(t *testing.T) {
 			})
 		}
 	})
+	t.Run("without a secret in what comes out", func(t *testing.T) { s.keepSecrets(t) })
 	t.Run("with certificates that are replaced meanwhile", func(t *testing.T) { s.rotate(t) })
 }
 

@@ -19,6 +19,7 @@ import (
 
 func (a *app) initCommand() *cobra.Command {
 	var dryRun, functions, recreate, republish bool
+	var role string
 	command := &cobra.Command{
 		Use:   "init",
 		Short: "Create what is missing in Postgres: outbox table, publication, slot",
@@ -30,6 +31,10 @@ those rows from the slot's own snapshot, so that none is left out or published t
 --functions creates, for applications in any language, the SQL function TABLE_publish(topic, key, type, payload), which
 checks an event, inserts it and returns its id; it replaces the one that is there. Go has package outbox for that.
 
+--role makes a role for source.dsn that may replicate, read the outbox tables, and write to tidemark's own tables where the
+configuration has any, and no more; or grants what one lacks. It takes an administrator in source.admin_dsn (on Amazon RDS,
+grant rds_replication yourself). A password is yours to set.
+
 --recreate-slot is the way out after a lost slot: it drops the slot, creates it anew and stores its position. Events
 committed between the old checkpoint and the new slot may be missing in Kafka; they are still in the table, and
 tidemark verify --repair publishes exactly those, beside the running relay.
@@ -37,7 +42,7 @@ tidemark verify --repair publishes exactly those, beside the running relay.
 With --republish none is missing afterwards: the next run creates the slot and publishes every row that is in the table
 then, from the slot's own snapshot, whatever source.existing_rows says. Rows that are in Kafka already arrive a second
 time, with the same id and a later position.`,
-		Example: "  tidemark init --dry-run\n  tidemark init\n  tidemark init --functions     # then: select outbox_publish('order', '42', 'OrderPlaced', '{\"total\": 9}')\n  tidemark init --recreate-slot --republish   # after a lost slot: no row is left out, some arrive twice",
+		Example: "  tidemark init --dry-run\n  tidemark init\n  TIDEMARK_SOURCE_ADMIN_DSN=postgres://postgres@localhost/shop tidemark init --role relay --dry-run\n  tidemark init --functions     # then: select outbox_publish('order', '42', 'OrderPlaced', '{\"total\": 9}')\n  tidemark init --recreate-slot --republish   # after a lost slot: no row is left out, some arrive twice",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, _, err := a.load()
@@ -50,20 +55,24 @@ time, with the same id and a later position.`,
 			if functions && recreate {
 				return &usageError{errors.New("--functions does not go with --recreate-slot: run init twice")}
 			}
+			if role != "" && recreate {
+				return &usageError{errors.New("--role does not go with --recreate-slot: run init twice")}
+			}
 			if recreate {
 				return a.recreateSlot(cmd.Context(), c, dryRun, republish)
 			}
-			return a.initialise(cmd.Context(), c, dryRun, functions)
+			return a.initialise(cmd.Context(), c, dryRun, functions, role)
 		},
 	}
 	command.Flags().BoolVar(&dryRun, "dry-run", false, "print the SQL and change nothing")
 	command.Flags().BoolVar(&functions, "functions", false, "also create the SQL functions that write an event")
+	command.Flags().StringVar(&role, "role", "", "also make a role of this name that may do what a relay needs, and no more")
 	command.Flags().BoolVar(&recreate, "recreate-slot", false, "drop the slot, create it anew and store its position (after a lost slot)")
 	command.Flags().BoolVar(&republish, "republish", false, "with --recreate-slot: have the next run publish every row of the table, also those that are in Kafka")
 	return command
 }
 
-func (a *app) initialise(ctx context.Context, c *config.Config, dryRun, functions bool) error {
+func (a *app) initialise(ctx context.Context, c *config.Config, dryRun, functions bool, role string) error {
 	source := sourceOptions(c)
 	setup, err := wal.OpenSetup(ctx, source)
 	if err != nil {
@@ -111,6 +120,13 @@ func (a *app) initialise(ctx context.Context, c *config.Config, dryRun, function
 	}
 	if functions {
 		sql, err := outboxFunctions(c)
+		if err != nil {
+			return err
+		}
+		statements = append(statements, sql...)
+	}
+	if role != "" {
+		sql, err := a.missingRole(ctx, c, setup, role)
 		if err != nil {
 			return err
 		}

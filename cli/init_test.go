@@ -59,3 +59,34 @@ func TestInitCreatesWhatPackageOutboxWritesInto(t *testing.T) {
 	}
 	b.run("file", 2, "init --functions --recreate-slot")
 }
+
+// What init --dry-run --role prints is all that the role needs, for somebody else to run; and nothing is granted twice.
+func TestInitMakesARoleOnce(t *testing.T) {
+	b := newCheckpointBench(t)
+	role := "least_" + b.slot[:min(len(b.slot), 50)]
+	dry := "init --dry-run --role " + role
+	printed := b.run("postgres", 0, dry)
+	for _, want := range []string{
+		`create role "` + role + `" login replication`, `grant select on "public"."outbox" to "` + role + `"`,
+		`grant select, insert, update on "public"."tidemark_checkpoint" to "` + role + `"`, "cannot log in yet",
+	} {
+		if !strings.Contains(printed, want) {
+			t.Errorf("no %q in:\n%s", want, printed)
+		}
+	}
+	if again := b.run("postgres", 0, dry); again != printed {
+		t.Errorf("a dry run has changed something:\n%s", again)
+	}
+	sql, _, _ := strings.Cut(printed, "select pg_create_logical_replication_slot")
+	b.exec(sql)
+	if out := b.run("postgres", 0, dry); strings.Contains(out, "grant") || strings.Contains(out, "role \"") || !strings.Contains(out, "may do what it needs to") {
+		t.Errorf("everything is there, and it prints:\n%s", out)
+	}
+	b.exec("revoke select on outbox from " + role + "; alter role " + role + " noreplication nologin")
+	out := b.run("postgres", 0, "init --role "+role)
+	if !strings.Contains(out, `alter role "`+role+`" login`) || !strings.Contains(out, `alter role "`+role+`" replication`) || !strings.Contains(out, "grant select on") || strings.Contains(out, "create role") {
+		t.Errorf("what was taken away is not given back:\n%s", out)
+	}
+	b.run("postgres", 2, "init --recreate-slot --role "+role)
+	b.exec("drop owned by " + role + "; drop role " + role)
+}

@@ -138,7 +138,7 @@ func (s *source) role() {
 	}
 	if len(more) > 0 {
 		s.warn(checkRole, fmt.Sprintf("role %s %s, which is more than reading takes", f.Role, strings.Join(more, ", ")),
-			"use a role of its own in source.dsn, which needs no more than this (replace tidemark_reader and the password); init, checkpoint.store: postgres and parked events write through source.admin_dsn",
+			"use a role of its own in source.dsn: tidemark init --role tidemark_reader makes it, or this (replace name and password); init, checkpoint.store: postgres and parked events write through source.admin_dsn",
 			append([]string{"create role tidemark_reader login replication password 'PASSWORD'"}, wal.GrantReadSQL("tidemark_reader", s.Source.Tables...)...)...)
 		return
 	}

@@ -41,6 +41,25 @@ func TestCrashExactlyOnce(t *testing.T) {
 	crash(t, newExactlyOnceArena(t))
 }
 
+// TestCrashWithTheLeastRights is TestCrash with a role that `init --role` has made, and the checkpoint in a table.
+func TestCrashWithTheLeastRights(t *testing.T) {
+	t.Parallel()
+	a := newArena(t)
+	a.Config = a.Config.With("TIDEMARK_CHECKPOINT_STORE", "postgres")
+	role := "least_" + a.Config.Slot[:min(len(a.Config.Slot), 50)]
+	if _, err := trial.Command(t.Context(), a.Config, "init", "--role", role); err != nil {
+		t.Fatal(err)
+	}
+	a.Config.DSN = withPassword(t, a.DSN, role)
+	lines, _ := a.doctor()
+	for _, f := range lines {
+		if f.State == "fail" || (f.Check == "source.role" && f.State != "ok") {
+			t.Errorf("doctor: %+v", f)
+		}
+	}
+	crash(t, a)
+}
+
 func crash(t *testing.T, a *arena) {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(a.seed, 1)) //nolint:gosec // reproducible

@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net"
 	"net/http"
 	"os"
@@ -86,10 +87,12 @@ func TestHTTPSShowsTheCertificateThatIsInItsFile(t *testing.T) {
 // we allow it when the browser asks.
 func TestOtherSitesChangeNothing(t *testing.T) {
 	t.Parallel()
-	changed := func() error { t.Error("it was changed"); return nil }
+	changed := func(_ context.Context, id string) error {
+		t.Errorf("%s was changed", id)
+		return errors.New("it was")
+	}
 	base := "http://" + serve(t, Options{
-		Token:   "s3cret",
-		Release: func(context.Context, string) error { return changed() }, Discard: func(context.Context, string) error { return changed() },
+		Token: "s3cret", Release: changed, Discard: changed,
 	})
 	for _, contentType := range []string{"application/x-www-form-urlencoded", "multipart/form-data", "text/plain", "application/json"} {
 		status, body, _ := ask(t, http.MethodPost, base+"/api/parked/x/discard", "token=s3cret&Authorization=Bearer+s3cret", http.Header{

@@ -254,7 +254,7 @@ func (s *servers) kafkaLogins() []login {
 		{name: "Kafka, PLAIN", env: sasl("PLAIN", "least", password)},
 		{name: "Kafka, SCRAM-SHA-256", env: sasl("SCRAM-SHA-256", "least", password)},
 		{name: "Kafka, SCRAM-SHA-512", env: sasl(scram, "least", password), rights: true},
-		{name: "Kafka, OAUTHBEARER", env: bearer(s.token(s.signer, "least", time.Hour))},
+		{name: "Kafka, OAUTHBEARER", env: bearer(s.token(s.signer, time.Hour))},
 		{name: "Kafka, exactly once with the least rights", env: exactly(sasl(scram, "exactly", password)), rights: true},
 		{
 			name: "Kafka, foreign CA", env: at(devstack.ListenerTLS, "TIDEMARK_KAFKA_TLS_CA_FILE", foreign),
@@ -300,11 +300,11 @@ func (s *servers) kafkaLogins() []login {
 		{name: "Kafka, SCRAM with a wrong password", env: sasl(scram, "least", "guess"), check: connection, says: refused, run: append([]string{silent}, refused...)},
 		{name: "Kafka, SCRAM with an unknown user", env: sasl(scram, "nobody", password), check: connection, says: refused, run: append([]string{silent}, refused...)},
 		{
-			name: "Kafka, expired token", env: bearer(s.token(s.signer, "least", -time.Minute)),
+			name: "Kafka, expired token", env: bearer(s.token(s.signer, -time.Minute)),
 			check: connection, says: []string{"do not accept the token of kafka.sasl", "has expired, on"}, run: []string{silent, "kafka.sasl", "has expired, on"},
 		},
 		{
-			name: "Kafka, token signed by somebody else", env: bearer(s.token(s.otherSigner(), "least", time.Hour)),
+			name: "Kafka, token signed by somebody else", env: bearer(s.token(s.otherSigner(), time.Hour)),
 			check: connection, says: []string{"do not accept the token of kafka.sasl", "get another token"}, run: []string{silent, "kafka.sasl", "get another token"},
 		},
 		{

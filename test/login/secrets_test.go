@@ -20,7 +20,7 @@ const mark = "S3cret"
 func (s *servers) keepSecrets(t *testing.T) {
 	t.Helper()
 	const number, httpToken = 2000, mark + "-of-http"
-	bearer := s.token(s.signer, "least", time.Hour)
+	bearer := s.token(s.signer, time.Hour)
 	signature := bearer[strings.LastIndex(bearer, ".")+1:]
 	kafkaTLS := []string{
 		"TIDEMARK_KAFKA_BROKERS", strings.Join(s.kafka.BrokersAt(devstack.ListenerSASL), ","), "TIDEMARK_KAFKA_TLS_ENABLED", "true",

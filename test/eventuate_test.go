@@ -316,7 +316,7 @@ delivery: {on_poison: park}
 		}
 	}
 	b.command(0, "replay", "--id", numberedID)
-	b.command(1, "replay", "--id", numberedID[:32]+"8") // of another outbox: there is no such row
+	b.command(0, "replay", "--id", numberedID[:32]+"8") // of another outbox: there is no such row
 	records := b.records(map[string]int{numbered: 4})
 	if again := records[3]; header(again, "id") != numberedID || header(again, "tidemark-replay") != "replay" {
 		t.Errorf("the replay is %+v", again)

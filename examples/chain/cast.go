@@ -152,8 +152,8 @@ func (c *cast) perform(ctx context.Context) error {
 // killAll kills one after the other, each as often, at random moments; first the orders, which may be done soon.
 func (c *cast) killAll(ctx context.Context) {
 	random := rand.New(rand.NewPCG(c.Seed, 0)) //nolint:gosec // a trial that can be run again
-	next := []int{slices.Index(c.everyone, c.orders)}
-	for delay := float64(c.KillEvery) / 2; ; delay = float64(c.KillEvery) * 2 {
+	next, rounds := []int{slices.Index(c.everyone, c.orders)}, 0
+	for delay := float64(c.KillEvery) / 2; ; {
 		timer := time.NewTimer(time.Duration(delay * random.Float64()))
 		select {
 		case <-timer.C:
@@ -162,11 +162,15 @@ func (c *cast) killAll(ctx context.Context) {
 			return
 		}
 		if len(next) == 0 || len(next) == 1 && c.everyone[next[0]].ended() {
+			if rounds++; rounds > c.Rounds && c.Rounds > 0 {
+				return
+			}
 			next = random.Perm(len(c.everyone))
 		}
 		for i, n := range next {
 			if c.everyone[n].kill() {
 				next = slices.Delete(next, i, i+1)
+				delay = float64(c.KillEvery) * 2
 				break
 			}
 		}

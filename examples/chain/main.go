@@ -27,6 +27,7 @@ type Options struct {
 	Orders    int
 	Readers   int           // instances of billing
 	KillEvery time.Duration // about that often one of the processes; 0: never
+	Rounds    int           // how often each of them; 0: until everything has arrived
 	RealKafka bool
 	Seed      uint64
 	Out       io.Writer

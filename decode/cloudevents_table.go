@@ -154,6 +154,9 @@ func checkURI(s string, absolute bool) error {
 	}) {
 		err = errors.New("it has characters that have to be written as % and two hex digits")
 	}
+	if err == nil && u.String() == "" { // such as //
+		err = errors.New("it names nothing")
+	}
 	switch {
 	case err != nil:
 		return fmt.Errorf("%.100q is no URI: %w", s, err)

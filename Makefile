@@ -16,7 +16,7 @@ CHAIN_FLAGS ?= --kill --orders 100000 --kafka real
 # (minutes) and keeps it in the build cache.
 GOLANGCI_LINT := go tool -modfile=tools/go.mod golangci-lint
 
-.PHONY: help build test race lint fmt fuzz trials memory bench demo chain alerts screenshots ci
+.PHONY: help build test race lint fmt fuzz trials memory bench demo chain alerts screenshots scrapes ci
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ alerts: ## hold the board and the alerts in deploy/ against Prometheus's parser 
 
 screenshots: ## take those of the page anew, into docs/; needs chromium
 	go test -count=1 -run TestThePageInABrowser ./cli -args -screenshots $(CURDIR)/docs
+
+scrapes: ## take what a relay serves anew, which the board is tried with
+	go test -count=1 -run TestEveryMetricOfTheContractIsServed ./cli -args -scrapes $(CURDIR)/deploy/check/testdata
 
 ci: ## everything: what has to pass before a change is done
 	.ci/run

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -160,7 +162,7 @@ func (w *working) ask(t *testing.T, method, path, token string) (int, string) {
 // Every name that README promises is there from the start, so that a board has something to show and an alert something to
 // look at, whatever has happened.
 func TestEveryMetricOfTheContractIsServed(t *testing.T) {
-	w := startRun(t)
+	w := startRun(t, "TIDEMARK_SOURCE_WAL_BUDGET=1GiB")
 	w.exec(t, "insert into outbox (aggregatetype, aggregateid, type, payload) values ('order', '1', 'placed', '{}')")
 	var text string
 	eventually(t, "an event is published", func() bool {
@@ -200,8 +202,38 @@ func TestEveryMetricOfTheContractIsServed(t *testing.T) {
 			t.Errorf("deploy/metrics.txt does not list %s", name)
 		}
 	}
+	w.keepScrapes(t)
 	if status := w.stop(); status != 0 {
 		t.Errorf("exit status %d", status)
+	}
+}
+
+//nolint:gochecknoglobals // a flag of the test binary; make scrapes sets it
+var scrapes = flag.String("scrapes", "", "write what /metrics serves, before and after some events, into this folder")
+
+// keepScrapes writes what deploy/check feeds the board with, if it is asked for.
+func (w *working) keepScrapes(t *testing.T) {
+	t.Helper()
+	if *scrapes == "" {
+		return
+	}
+	for n := range 2 {
+		w.exec(t, `insert into outbox (aggregatetype, aggregateid, type, payload)
+			select (array['order', 'payment'])[1 + g % 2], g, 'placed', '{}' from generate_series(1, 500) g`)
+		var kept strings.Builder
+		eventually(t, "they are published", func() bool {
+			kept.Reset()
+			_, text := w.get(t, "/metrics")
+			for line := range strings.Lines(text) {
+				if strings.HasPrefix(line, "tidemark_") || strings.HasPrefix(line, "process_") {
+					kept.WriteString(line)
+				}
+			}
+			return strings.Contains(text, fmt.Sprintf(`topic="outbox.event.payment"} %d`, 250*(n+1))) && !strings.Contains(text, "tidemark_slot_retained_wal_bytes 0\n")
+		})
+		if err := os.WriteFile(filepath.Join(*scrapes, fmt.Sprintf("scrape-%d.txt", n+1)), []byte(kept.String()), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -3,7 +3,6 @@
 package check
 
 import (
-	"encoding/json"
 	"log/slog"
 	"os"
 	"regexp"
@@ -89,19 +88,7 @@ func TestTheAlertsAreWellFormedAndSayWhatToDo(t *testing.T) {
 }
 
 func TestTheBoardAsksForWhatIsThere(t *testing.T) {
-	var b struct {
-		Panels []struct {
-			ID      int
-			Title   string
-			GridPos struct{ X, Y, W, H int }
-			Targets []struct{ Expr string }
-		}
-	}
-	if err := json.Unmarshal(read(t, board), &b); err != nil {
-		t.Fatal(err)
-	}
-	// Grafana puts these in before it asks.
-	variables := strings.NewReplacer("$__rate_interval", "1m", "$job", ".*")
+	b := readBoard(t)
 	left := regexp.MustCompile(`\$\w+`)
 	queries := 0
 	ids := map[int]bool{}
@@ -112,7 +99,7 @@ func TestTheBoardAsksForWhatIsThere(t *testing.T) {
 		ids[panel.ID] = true
 		for _, target := range panel.Targets {
 			queries++
-			expr := variables.Replace(target.Expr)
+			expr := asGrafanaAsks(target.Expr)
 			if name := left.FindString(expr); name != "" {
 				t.Errorf("%s: the board has no variable %s", panel.Title, name)
 			}

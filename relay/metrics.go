@@ -24,6 +24,9 @@ type Metrics struct {
 
 	// perTopic saves the lookups by label, a map each, for every event. Only acked uses it, on the producer's one goroutine.
 	perTopic map[route]counters
+	// last is the route of the event before, whose counters are at hand: what is acknowledged together is of one topic.
+	last     route
+	counters counters
 }
 
 type route struct{ table, topic string }
@@ -99,15 +102,23 @@ func oneIf(is bool) float64 {
 }
 
 func (m *Metrics) published(ev *decode.Event, now time.Time) {
-	c, ok := m.perTopic[route{ev.Table, ev.Topic}]
-	if !ok {
-		c = counters{m.eventsPublished.WithLabelValues(ev.Table, ev.Topic), m.bytesPublished.WithLabelValues(ev.Topic)}
-		m.perTopic[route{ev.Table, ev.Topic}] = c
-		m.publishErrors.WithLabelValues(ev.Topic, publish.OtherReason) // a series that is not there does not increase
+	if r := (route{ev.Table, ev.Topic}); r != m.last || m.counters.events == nil {
+		m.last, m.counters = r, m.of(r)
 	}
-	c.events.Inc()
-	c.bytes.Add(float64(len(ev.Key) + len(ev.Value)))
+	m.counters.events.Inc()
+	m.counters.bytes.Add(float64(len(ev.Key) + len(ev.Value)))
 	m.commitToAck.Observe(now.Sub(ev.CommitTime).Seconds())
+}
+
+// of returns the counters of a route.
+func (m *Metrics) of(r route) counters {
+	c, ok := m.perTopic[r]
+	if !ok {
+		c = counters{m.eventsPublished.WithLabelValues(r.table, r.topic), m.bytesPublished.WithLabelValues(r.topic)}
+		m.perTopic[r] = c
+		m.publishErrors.WithLabelValues(r.topic, publish.OtherReason) // a series that is not there does not increase
+	}
+	return c
 }
 
 // Missing notes how many events the last comparison of the tables with the topics found to be missing. Any goroutine may

@@ -12,13 +12,22 @@ import (
 // Deleter deletes rows of outbox tables, and drops partitions of them, on the connection for SQL that writes. It waits for
 // locks for a short time only, and takes none that an insert waits for. Not for concurrent use.
 type Deleter struct {
-	conn    *pgx.Conn
-	options Options
-	role    string
+	conn        *pgx.Conn
+	options     Options
+	role        string
+	detachLimit time.Duration
 }
 
-// detachLimit is how long a partition may take to be detached: that waits for every transaction that uses the table.
-const detachLimit = 30 * time.Second
+const (
+	// detachLimit is how long a partition may take to be detached: that waits for every transaction that uses the table, and
+	// nobody sees the partition's rows meanwhile.
+	detachLimit = 30 * time.Second
+	// inUseFor is how long transactions may go on using a table before its partitions are left for another time.
+	inUseFor  = time.Second
+	inUseLook = 50 * time.Millisecond
+	// shortTimeouts are those of the session.
+	shortTimeouts = "set lock_timeout = '50ms'; set statement_timeout = '20s'"
+)
 
 // OpenDeleter connects through source.admin_dsn, and checks what would go wrong with deleting from the tables.
 func OpenDeleter(ctx context.Context, o Options, tables []string) (*Deleter, error) {
@@ -28,7 +37,7 @@ func OpenDeleter(ctx context.Context, o Options, tables []string) (*Deleter, err
 	if err != nil {
 		return nil, err
 	}
-	d := &Deleter{conn: conn, options: o}
+	d := &Deleter{conn: conn, options: o, detachLimit: detachLimit}
 	if err := d.prepare(limited, tables); err != nil {
 		d.Close()
 		return nil, err
@@ -41,7 +50,7 @@ func (d *Deleter) Close() { closeSQL(d.conn) }
 
 func (d *Deleter) prepare(ctx context.Context, tables []string) error {
 	for _, set := range []string{
-		"set lock_timeout = '50ms'", "set statement_timeout = '20s'",
+		shortTimeouts,
 		"set synchronous_commit = off", // what a crash brings back is deleted the next time
 	} {
 		if _, err := d.conn.Exec(ctx, set); err != nil {
@@ -97,8 +106,10 @@ func (d *Deleter) Delete(ctx context.Context, table, idColumn string, rows []Doo
 	return done.RowsAffected(), nil
 }
 
-// IsLocked reports whether err says that somebody held a lock for too long.
-func IsLocked(err error) bool { return sqlState(err) == "55P03" }
+// IsLocked reports whether err says that somebody held a lock, or used a table, for too long.
+func IsLocked(err error) bool { return sqlState(err) == "55P03" || errors.Is(err, errInUse) }
+
+var errInUse = errors.New("a transaction that goes on is using the table")
 
 // Partition is one that Deleter.Drop can drop, if nothing is in it that has to stay.
 type Partition struct {
@@ -227,12 +238,17 @@ func (d *Deleter) detach(ctx context.Context, p Partition) error {
 		}
 		return nil
 	}
-	set := func(limit time.Duration) error {
-		_, err := d.conn.Exec(ctx, fmt.Sprintf("set statement_timeout = %d", limit.Milliseconds()))
-		return err
+	if err := d.awaitUnused(ctx, p.Parent); err != nil {
+		return fmt.Errorf("detach partition %s: %w", p.Name, err)
 	}
-	if err := set(detachLimit); err != nil {
-		return err
+	return d.detachBesideWriters(ctx, p)
+}
+
+func (d *Deleter) detachBesideWriters(ctx context.Context, p Partition) error {
+	sql := fmt.Sprintf("alter table %s detach partition %s", p.Parent, p.Name)
+	// Without a limit for locks: it would end the wait for the transactions, after the first half is done.
+	if _, err := d.conn.Exec(ctx, fmt.Sprintf("set lock_timeout = 0; set statement_timeout = %d", d.detachLimit.Milliseconds())); err != nil {
+		return explain(fmt.Errorf("detach partition %s: %w", p.Name, err))
 	}
 	_, err := d.conn.Exec(ctx, sql+" concurrently")
 	if IsTimeout(err) { // somebody's transaction was in the way; the first half may be done
@@ -241,7 +257,34 @@ func (d *Deleter) detach(ctx context.Context, p Partition) error {
 		}
 	}
 	if err != nil {
-		return explain(fmt.Errorf("detach partition %s: %w: if it is half detached, alter table %s detach partition %[1]s finalize", p.Name, err, p.Parent))
+		err = explain(fmt.Errorf("detach partition %s: %w: if it is half detached, nobody sees its rows until alter table %s detach partition %[1]s finalize, and attach partition", p.Name, err, p.Parent))
 	}
-	return set(20 * time.Second)
+	_, reset := d.conn.Exec(ctx, shortTimeouts)
+	return errors.Join(err, reset)
+}
+
+// awaitUnused waits until the transactions that use a table now have ended; IsLocked is true of the error if they take longer
+// than a moment. Others may begin meanwhile, and are as short as these were, or so we hope.
+func (d *Deleter) awaitUnused(ctx context.Context, table string) error {
+	const sql = `select coalesce(array_agg(distinct virtualtransaction), '{}') from pg_locks
+		where relation = $1::text::regclass and database = (select oid from pg_database where datname = current_database())
+		and pid <> pg_backend_pid() and ($2::text[] is null or virtualtransaction = any($2))`
+	deadline := time.Now().Add(inUseFor)
+	var using []string // nil at first: whoever there is
+	for {
+		if err := d.conn.QueryRow(ctx, sql, table, using).Scan(&using); err != nil {
+			return explain(fmt.Errorf("look who uses %s: %w", table, err))
+		}
+		switch {
+		case len(using) == 0:
+			return nil
+		case time.Now().After(deadline):
+			return errInUse
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(inUseLook):
+		}
+	}
 }

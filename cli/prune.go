@@ -68,13 +68,7 @@ tidemark run, set prune.older_than and prune.interval.`,
 				return err
 			}
 			report, err := prune(cmd.Context(), c, log, o)
-			if report == nil {
-				return err
-			}
-			if asJSON {
-				return errors.Join(err, a.printJSON(report))
-			}
-			return errors.Join(err, a.printPruned(report))
+			return printReport(a, report, err, asJSON, a.printPruned)
 		},
 	}
 	flags := command.Flags()

@@ -77,13 +77,7 @@ publishes that part once more.`,
 				return err
 			}
 			report, err := replay(cmd.Context(), c, log, o)
-			if report == nil {
-				return err
-			}
-			if asJSON {
-				return errors.Join(err, a.printJSON(report))
-			}
-			return errors.Join(err, a.printReplayed(report))
+			return printReport(a, report, err, asJSON, a.printReplayed)
 		},
 	}
 	flags := command.Flags()

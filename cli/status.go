@@ -346,3 +346,15 @@ func (a *app) printJSON(v any) error {
 	}
 	return nil
 }
+
+// printReport prints what a command has found, also what it had found by the time of err, which is returned; nil is nothing.
+func printReport[R any](a *app, report *R, err error, asJSON bool, show func(*R) error) error {
+	switch {
+	case report == nil:
+		return err
+	case asJSON:
+		return errors.Join(err, a.printJSON(report))
+	default:
+		return errors.Join(err, show(report))
+	}
+}

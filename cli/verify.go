@@ -158,14 +158,7 @@ func (a *app) verify(ctx context.Context, c *config.Config, log zerolog.Logger, 
 	reconcileParts(c, store, &o)
 	o.Log = log.With().Str("component", "verify").Logger()
 	report, err := reconcile.Verify(ctx, o)
-	if report == nil {
-		return err
-	}
-	show := a.printVerified
-	if asJSON {
-		show = func(r *reconcile.Report) error { return a.printJSON(r) }
-	}
-	if err = errors.Join(err, show(report)); err != nil {
+	if err = printReport(a, report, err, asJSON, a.printVerified); err != nil || report == nil {
 		return err
 	}
 	if n := report.Missing(); n > 0 {

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tidemark/tidemark/checkpoint"
@@ -314,6 +315,31 @@ func TestReceiptCountsWhatIsCommittedAndListsAll(t *testing.T) {
 		b.eventually("the transaction has ended", func() bool { return b.find(lost).State != receipt.Unknown })
 		b.must(lost, state, n)
 	}
+}
+
+// TestReceiptWithoutAnyTime: nothing tells where to look, so the ends are read, as deep as was asked; and what lies deeper is
+// not taken for absent.
+func TestReceiptWithoutAnyTime(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.options.Tables = slices.Clone(b.options.Tables)
+	b.options.Tables[0].Columns.Timestamp = "" // and the ids are of version 4
+	b.start()
+	old := b.insert("a")
+	b.exec("insert into outbox (aggregatetype, aggregateid, payload) select 'a', 'k', i from generate_series(1, 20000) i")
+	b.settled()
+	b.must(old, receipt.Published, 1)
+	r := b.must(old, receipt.Unknown, 0, func(o *receipt.Options) { o.Depth = 10 })
+	if !slices.ContainsFunc(r.NotSearched, func(s string) bool { return strings.Contains(s, "--depth") }) {
+		t.Errorf("it is not said that more could be read: %q", r.NotSearched)
+	}
+	b.must(old, receipt.Published, 1, func(o *receipt.Options) { o.Depth = 0 })
+	lost := b.insert("b") // whose topic is not there when it is looked for
+	b.settled()
+	if _, err := kadm.NewClient(b.client).DeleteTopics(t.Context(), b.prefix+"b"); err != nil {
+		t.Fatal(err)
+	}
+	b.must(lost, receipt.Missing, 0, func(o *receipt.Options) { o.Depth = 0 })
 }
 
 // TestReceiptIsBoundedInTime: a Kafka that does not answer is said, and the table is searched all the same.

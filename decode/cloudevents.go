@@ -92,18 +92,25 @@ func (e *cloudEvent) attributes(data bool) mediaType {
 	} else {
 		e.text("ce_subject", e.filled("subject", &c.subject))
 	}
-	e.write("ce_time", e.time(e.ev.Timestamp))
+	e.when("ce_time", e.ev.Timestamp)
 	media := e.contentType(data)
 	if v := e.filled("data_schema", &c.dataSchema); len(v) > 0 {
 		e.uri("ce_dataschema", v, c.dataSchemaVaries, true)
 	}
 	e.write("ce_sequence", e.position())
-	e.write("ce_recordedtime", e.time(e.ev.CommitTime))
+	e.when("ce_recordedtime", e.ev.CommitTime)
 	e.key("ce_partitionkey")
 	e.header(HeaderPosition, e.position())
 	e.headers = append(e.headers, Header{Key: HeaderSource, Value: e.b.source})
 	e.mapped()
 	return media
+}
+
+// when writes a time, if it is known: of a message without transaction the log does not say.
+func (e *cloudEvent) when(name string, at time.Time) {
+	if !at.IsZero() {
+		e.write(name, e.time(at))
+	}
 }
 
 // mapped writes what columns and templates of the table say.

@@ -248,3 +248,21 @@ func TestAMessageIsOnlyBorrowed(t *testing.T) {
 		t.Errorf("the event was\n%sand is\n%s", before, after)
 	}
 }
+
+// Of a message without a transaction the log says no time, and so says the CloudEvent.
+func TestACloudEventWithoutACommitTimeHasNone(t *testing.T) {
+	t.Parallel()
+	for _, format := range []Format{CloudEvents, CloudEventsStructured} {
+		d := messageDecoder(t, 1, func(m *LogicalMessage) {
+			m.NonTransactional, m.Table.Format, m.Table.Headers, m.Table.CloudEvents.Source = PublishLone, format, nil, "/here"
+		})
+		var ev Event
+		kind, err := d.Decode(logicalMessage(0, 0x2000, "app", `{"topic": "t", "id": "1", "type": "x", "payload": {}}`), &ev)
+		if err != nil || kind != Lone || ev.Poison != nil {
+			t.Fatalf("kind %d, %v, %v", kind, err, ev.Poison)
+		}
+		if text := renderEvent(&ev); strings.Contains(text, "recordedtime") || strings.Contains(text, "0001-01-01T00:00:00Z\"") || !strings.Contains(text, "tidemark-transactional") {
+			t.Errorf("the event is %s", text)
+		}
+	}
+}

@@ -20,6 +20,8 @@ func (t Table) Shape() (Shape, error) {
 	if err != nil {
 		return Shape{}, err
 	}
+	const source = "system/database/slot"
+	c.cloudEvent.nameSource(source, t.Name)
 	m, err := resolve(c, nil, true)
 	if err != nil {
 		return Shape{}, err
@@ -32,7 +34,7 @@ func (t Table) Shape() (Shape, error) {
 	if m.headersJSON >= 0 {
 		row[m.headersJSON].data = nil
 	}
-	b := newBuilder("")
+	b := newBuilder(source)
 	var ev Event
 	b.event(m, row, Position{}, time.Unix(0, 0).UTC(), &ev)
 	s := Shape{Key: !m.key.alwaysNull(), Static: map[string]string{}}

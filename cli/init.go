@@ -20,6 +20,7 @@ import (
 func (a *app) initCommand() *cobra.Command {
 	var dryRun, functions, recreate, republish bool
 	var role string
+	var from fromDebezium
 	command := &cobra.Command{
 		Use:   "init",
 		Short: "Create what is missing in Postgres: outbox table, publication, slot",
@@ -41,10 +42,23 @@ tidemark verify --repair publishes exactly those, beside the running relay.
 
 With --republish none is missing afterwards: the next run creates the slot and publishes every row that is in the table
 then, from the slot's own snapshot, whatever source.existing_rows says. Rows that are in Kafka already arrive a second
-time, with the same id and a later position.`,
-		Example: "  tidemark init --dry-run\n  tidemark init\n  TIDEMARK_SOURCE_ADMIN_DSN=postgres://postgres@localhost/shop tidemark init --role relay --dry-run\n  tidemark init --functions     # then: select outbox_publish('order', '42', 'OrderPlaced', '{\"total\": 9}')\n  tidemark init --recreate-slot --republish   # after a lost slot: no row is left out, some arrive twice",
+time, with the same id and a later position.
+
+--from-debezium prints the config.yaml for what a Debezium connector does, and creates nothing: FILE is what GET /connectors/NAME
+of Kafka Connect answers, its config alone, or properties. What could not be carried over, and why, is said on stderr and at the end
+of what it prints. Passwords are left out. docs/debezium.md says how to switch.`,
+		Example: "  tidemark init --dry-run\n  tidemark init\n  TIDEMARK_SOURCE_ADMIN_DSN=postgres://postgres@localhost/shop tidemark init --role relay --dry-run\n  tidemark init --functions     # then: select outbox_publish('order', '42', 'OrderPlaced', '{\"total\": 9}')\n  tidemark init --recreate-slot --republish   # after a lost slot: no row is left out, some arrive twice\n  tidemark init --from-debezium connector.json --output config.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if from.output != "" && from.file == "" {
+				return &usageError{errors.New("--output goes with --from-debezium")}
+			}
+			if from.file != "" && (dryRun || functions || recreate || republish) {
+				return &usageError{errors.New("--from-debezium prints a configuration and does nothing else: it goes with --output alone")}
+			}
+			if from.file != "" {
+				return from.convert(a)
+			}
 			c, _, err := a.load()
 			if err != nil {
 				return err
@@ -64,6 +78,7 @@ time, with the same id and a later position.`,
 			return a.initialise(cmd.Context(), c, dryRun, functions, role)
 		},
 	}
+	from.flags(command)
 	command.Flags().BoolVar(&dryRun, "dry-run", false, "print the SQL and change nothing")
 	command.Flags().BoolVar(&functions, "functions", false, "also create the SQL functions that write an event")
 	command.Flags().StringVar(&role, "role", "", "also make a role of this name that may do what a relay needs, and no more")

@@ -18,12 +18,12 @@ import (
 func (a *app) checkpointCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "checkpoint",
-		Short: "Show the stored checkpoint, move it, or take the slot's position after a refusal",
+		Short: "Show the stored checkpoint, move it, take the slot's position after a refusal, or take over from another relay",
 		Long: `checkpoint deals with the stored position: everything before it is in Kafka, and the relay starts from it. Its commands
-leave the slot and the events in Kafka alone.`,
-		Example: "  tidemark checkpoint show\n  tidemark checkpoint move --to postgres\n  tidemark checkpoint adopt --accept-gap",
+leave the slot alone, and the events in Kafka, but for handover, which can publish some.`,
+		Example: "  tidemark checkpoint show\n  tidemark checkpoint move --to postgres\n  tidemark checkpoint adopt --accept-gap\n  tidemark checkpoint handover --from-slot debezium",
 	}
-	command.AddCommand(a.checkpointShowCommand(), a.checkpointAdoptCommand(), a.checkpointMoveCommand())
+	command.AddCommand(a.checkpointShowCommand(), a.checkpointAdoptCommand(), a.checkpointMoveCommand(), a.checkpointHandoverCommand())
 	return command
 }
 

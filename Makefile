@@ -16,7 +16,7 @@ CHAIN_FLAGS ?= --kill --orders 100000 --kafka real
 # (minutes) and keeps it in the build cache.
 GOLANGCI_LINT := go tool -modfile=tools/go.mod golangci-lint
 
-.PHONY: help build test race lint fmt fuzz trials memory bench demo chain alerts screenshots scrapes ci
+.PHONY: help build test race lint fmt fuzz trials switch memory bench demo chain alerts screenshots scrapes ci
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ fuzz: ## each fuzz target for FUZZTIME (10s)
 
 trials: ## the long crash trials, with TRIALS_FLAGS
 	go run ./test/trials $(TRIALS_FLAGS)
+
+switch: ## the switch from Debezium and back, with real servers and writers that go on
+	TIDEMARK_TEST_SWITCH=1 TIDEMARK_TEST_REQUIRE=kafka,debezium go test -count=1 -v -timeout 20m -run Switch ./test/debezium
 
 memory: ## the most memory that is taken, in each case that could take much, with MEMORY_FLAGS
 	go run ./test/memory $(MEMORY_FLAGS)

@@ -53,7 +53,7 @@ of what it prints. Passwords are left out. docs/debezium.md says how to switch.`
 			if from.output != "" && from.file == "" {
 				return &usageError{errors.New("--output goes with --from-debezium")}
 			}
-			if from.file != "" && (dryRun || functions || recreate || republish) {
+			if from.file != "" && (dryRun || functions || recreate || republish || role != "") {
 				return &usageError{errors.New("--from-debezium prints a configuration and does nothing else: it goes with --output alone")}
 			}
 			if from.file != "" {

@@ -120,7 +120,7 @@ func (v *conversion) source() {
 	}
 }
 
-var hostname = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,253}$`) //nolint:gochecknoglobals // a constant
+var hostname = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,253}$`)
 
 func (v *conversion) dsn() string {
 	host := cmp.Or(v.resolved("database.hostname", "database.example"), "localhost")

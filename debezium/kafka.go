@@ -56,7 +56,7 @@ func (v *conversion) brokers() {
 	v.doc.raw(1, "brokers: ["+strings.Join(brokers, ", ")+"]", key)
 }
 
-var login = regexp.MustCompile(`\busername\s*=\s*"([^"\\]*)"`) //nolint:gochecknoglobals // a constant
+var login = regexp.MustCompile(`\busername\s*=\s*"([^"\\]*)"`)
 
 // security turns TLS and SASL settings of the producer into tidemark's.
 func (v *conversion) security() {

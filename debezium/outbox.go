@@ -44,13 +44,14 @@ func (v *conversion) outbox() {
 	}
 }
 
+const name = `[\p{L}_][\p{L}\p{N}_$]{0,62}` // of a table or a schema, as most people write them
+
 var (
-	name        = `[\p{L}_][\p{L}\p{N}_$]{0,62}`                         // of a table or a schema, as most people write them
-	literalName = regexp.MustCompile(`^` + name + `\.` + name + `$`)     //nolint:gochecknoglobals // a constant
-	listed      = regexp.MustCompile(`\\([.$])`)                         //nolint:gochecknoglobals // a constant
-	anyValue    = regexp.MustCompile(`^(\(\?<\w+>\.[*+]\)|\(\.[*+]\))$`) //nolint:gochecknoglobals // a constant
-	reference   = regexp.MustCompile(`\$\{(\w+)\}|\$(\d)`)               //nolint:gochecknoglobals // a constant
-	topicText   = regexp.MustCompile(`^[a-zA-Z0-9._-]*$`)                //nolint:gochecknoglobals // a constant
+	literalName = regexp.MustCompile(`^` + name + `\.` + name + `$`)
+	listed      = regexp.MustCompile(`\\([.$])`)
+	anyValue    = regexp.MustCompile(`^(\(\?<\w+>\.[*+]\)|\(\.[*+]\))$`)
+	reference   = regexp.MustCompile(`\$\{(\w+)\}|\$(\d)`)
+	topicText   = regexp.MustCompile(`^[a-zA-Z0-9._-]*$`)
 )
 
 // tables returns what table.include.list names; never none.

@@ -119,7 +119,7 @@ func (h *handover) read(ctx context.Context, each func(context.Context, *decode.
 	if err != nil {
 		return err
 	}
-	reader, err := conn.Start(ctx, h.From, func() pglogrepl.LSN { return h.From })
+	reader, err := h.start(ctx, conn)
 	if err != nil {
 		return err
 	}
@@ -153,7 +153,7 @@ func (h *handover) read(ctx context.Context, each func(context.Context, *decode.
 				if decoder.Transaction().Commit >= h.end {
 					return nil
 				}
-			case decode.Skip:
+			case decode.Skip, decode.Lone, decode.Ignored: // no relay of tables has published a message
 			}
 			if errors.Is(err, errHandedOver) {
 				return nil
@@ -162,6 +162,22 @@ func (h *handover) read(ctx context.Context, each func(context.Context, *decode.
 				return err
 			}
 			h.say(rows)
+		}
+	}
+}
+
+// start begins to stream. A walsender that has lost its client, as that of the reading before, holds the slot for a moment.
+func (h *handover) start(ctx context.Context, conn *wal.Conn) (*wal.Reader, error) {
+	const patience, between = 20 * time.Second, 50 * time.Millisecond
+	for began := time.Now(); ; {
+		reader, err := conn.Start(ctx, h.From, func() pglogrepl.LSN { return h.From })
+		if err == nil || !wal.IsSlotActive(err) || time.Since(began) > patience {
+			return reader, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(between):
 		}
 	}
 }

@@ -147,6 +147,8 @@ var errDecode = errors.New("read the log")
 func (p *path) begin() error {
 	commit := p.decoder.Transaction().Commit
 	switch {
+	case p.Once && !p.group.on && commit >= p.target && p.tx == nil:
+		return p.stopAtTarget()
 	case commit > p.begun && p.tx == nil:
 		p.begun, p.again = commit, false
 		p.tx = p.tracker.Begin(commit)
@@ -160,6 +162,16 @@ func (p *path) begin() error {
 		p.again = true
 	}
 	return nil
+}
+
+// stopAtTarget waits, before the first transaction that commits behind the target, until the target is stored, which ends the
+// path: Once publishes nothing of what is behind it, so that somebody else can go on from the checkpoint.
+func (p *path) stopAtTarget() error {
+	p.tracker.Advance(p.target) // transactions come in the order of their commits
+	if err := p.handOver(); err != nil {
+		return err
+	}
+	return p.hold(p.ctx, nil)
 }
 
 func (p *path) commit() {

@@ -1,6 +1,7 @@
 import java.io.PrintStream;
 import java.time.Duration;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.Base64;
 import java.util.Collection;
 import java.util.HashMap;
@@ -32,7 +33,7 @@ import org.apache.kafka.connect.transforms.Transformation;
  * Does what a worker of Kafka Connect does between a source connector and the producer, with Debezium's own connector,
  * Event Router and the converters that are asked for, and prints each record that it would produce as a line of JSON.
  *
- * Its argument is a file: {"connectors": [{"config": {}, "cases": [{"name", "table", "partitions", "transforms": [{}],
+ * With "connect" it is Kafka Connect's standalone worker, with the other arguments. Else its argument is a file: {"connectors": [{"config": {}, "cases": [{"name", "table", "partitions", "transforms": [{}],
  * "key": {}, "value": {}, "header": {}}]}]}, where a transformation or converter has its class in "type". A connector is
  * done when a row of the table zz_end has come. The first line has the names of the Event Router's options.
  */
@@ -45,6 +46,10 @@ public class Router {
     }
 
     public static void main(String[] args) throws Exception {
+        if (args[0].equals("connect")) {
+            org.apache.kafka.connect.cli.ConnectStandalone.main(Arrays.copyOfRange(args, 1, args.length));
+            return;
+        }
         System.setOut(System.err); // what the libraries print is no answer
         OpenTelemetrySdk.builder()
                 .setTracerProvider(SdkTracerProvider.builder().build())

@@ -404,3 +404,52 @@ func writePEM(t *testing.T, path, kind string, der []byte) string {
 	}
 	return path
 }
+
+// The authority is renewed in its place, too: each connection trusts whom the file names by then.
+func TestEachConnectionReadsTheAuthority(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	first, second := newAuthority(t), newAuthority(t)
+	served := first
+	listener, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			cert, key := served.issue(t, dir, "127.0.0.1", 1)
+			pair, err := tls.LoadX509KeyPair(cert, key)
+			return &pair, err
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close() //nolint:errcheck // nothing is left to be lost
+	dial := (&TLS{CAFile: first.file(t, dir, "ca")}).dialer(limit)
+	try := func() error {
+		t.Helper()
+		done := make(chan struct{})
+		go func() { // ends with the connection
+			defer close(done)
+			if conn, err := listener.Accept(); err == nil {
+				_, _ = conn.Read(make([]byte, 1)) // shakes hands, and waits for the end
+				_ = conn.Close()
+			}
+		}()
+		conn, err := dial(t.Context(), "tcp", listener.Addr().String())
+		if err == nil {
+			_ = conn.Close()
+		}
+		<-done
+		return err
+	}
+	if err := try(); err != nil {
+		t.Fatal(err)
+	}
+	served = second
+	if err := try(); err == nil || !strings.Contains(err.Error(), "kafka.tls.ca_file") {
+		t.Errorf("the server of another authority: %v", err)
+	}
+	second.file(t, dir, "ca")
+	if err := try(); err != nil {
+		t.Errorf("with its authority in the file: %v", err)
+	}
+}

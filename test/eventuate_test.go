@@ -460,7 +460,8 @@ func (b *eventuateBench) produce(topic, key, value string) {
 func (b *eventuateBench) records(topics map[string]int) []*kgo.Record {
 	b.t.Helper()
 	client, err := kgo.NewClient(kgo.SeedBrokers(b.brokers...), kgo.ConsumeTopics(slices.Collect(maps.Keys(topics))...),
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.MetadataMinAge(10*time.Millisecond), kgo.UnknownTopicRetries(-1))
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.UnknownTopicRetries(-1),
+		kgo.MetadataMinAge(10*time.Millisecond), kgo.MetadataMaxAge(100*time.Millisecond)) // some of them may not be there yet
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -469,7 +470,7 @@ func (b *eventuateBench) records(topics map[string]int) []*kgo.Record {
 	for _, n := range topics {
 		left += n
 	}
-	ctx, cancel := context.WithTimeout(b.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(b.t.Context(), 2*time.Minute)
 	defer cancel()
 	var records []*kgo.Record
 	for len(records) < left && ctx.Err() == nil {

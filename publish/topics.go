@@ -46,17 +46,11 @@ func (p *Publisher) Prepare(ctx context.Context, names []string) error {
 	found, missing, rejected, err := p.lookUp(ctx, names)
 	if err == nil && len(missing) > 0 {
 		if rejected, err = p.create(ctx, missing, rejected); err == nil {
-			// Once more, from the broker: another process may have been quicker, and with other partitions.
-			var again map[string]error
-			found, missing, again, err = p.lookUp(ctx, slices.DeleteFunc(slices.Clone(names), func(name string) bool { return rejected[name] != nil }))
-			maps.Copy(rejected, again)
+			found, err = p.created(ctx, names, rejected)
 		}
 	}
 	if err != nil {
 		return err
-	}
-	if i := slices.IndexFunc(missing, func(name string) bool { return rejected[name] == nil }); i >= 0 {
-		return fmt.Errorf("topic %s was created and is not there yet", missing[i])
 	}
 	writable := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return rejected[name] != nil })
 	prepared, err := p.describe(ctx, writable, found)
@@ -75,6 +69,27 @@ func (p *Publisher) Prepare(ctx context.Context, names []string) error {
 		p.topics[name] = &topic{name: name, rejected: reason, lookedAt: time.Now(), ends: map[int32]int64{}}
 	}
 	return nil
+}
+
+// created looks the topics up once more, from the broker: another process may have been quicker, and with other partitions. What
+// the controller has made is not known to each broker at once, and is waited for: for seconds on a busy cluster.
+func (p *Publisher) created(ctx context.Context, names []string, rejected map[string]error) (kadm.TopicDetails, error) {
+	names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return rejected[name] != nil })
+	for pause := 20 * time.Millisecond; ; pause *= 2 {
+		found, missing, again, err := p.lookUp(ctx, names)
+		maps.Copy(rejected, again)
+		if err != nil || len(missing) == 0 {
+			return found, err
+		}
+		if pause > 3*time.Second { // after five in all
+			return nil, fmt.Errorf("topic %s was created and is not there yet", missing[0])
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("topic %s was created and is not there yet: %w", missing[0], ctx.Err())
+		case <-time.After(pause):
+		}
+	}
 }
 
 // describe returns what has to be known of topics that exist.

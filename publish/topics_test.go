@@ -172,6 +172,20 @@ func TestPrepareIsTriedAgainAfterWhatPasses(t *testing.T) {
 	}
 }
 
+// A broker that has not heard yet of a topic that was made is asked again.
+func TestPrepareWaitsForATopicThatWasJustMade(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t)
+	out := open(t, cluster)
+	// The first look finds no topic, and the two after it was made do not find it yet.
+	fault := cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Metadata}, Topic: "a", Err: kerr.UnknownTopicOrPartition, Count: 3})
+	out.prepare("a").hand(event("a", 0, 1))
+	out.mustAck(1)
+	if fault.Hits() < 3 {
+		t.Errorf("the broker was asked %d times", fault.Hits())
+	}
+}
+
 func TestPrepareEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	cluster := newCluster(t)

@@ -159,7 +159,7 @@ func (w *working) ask(t *testing.T, method, path, token string) (int, string) {
 	return response.StatusCode, string(text)
 }
 
-// Every name that README promises is there from the start, so that a board has something to show and an alert something to
+// Every name that the contract promises is there from the start, so that a board has something to show and an alert something to
 // look at, whatever has happened.
 func TestEveryMetricOfTheContractIsServed(t *testing.T) {
 	w := startRun(t, "TIDEMARK_SOURCE_WAL_BUDGET=1GiB")

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -48,13 +49,13 @@ var ErrNoID = errors.New("no id that the inbox could keep")
 
 // Event reads the record's id, type, source and position. It knows, in this order, the headers that tidemark and
 // Debezium's Event Router write (id, eventType, tidemark-source, tidemark-position), CloudEvents in binary mode (ce_id, ce_type,
-// ce_source, ce_sequence) and in structured mode, and the JSON of Eventuate Tram. Of headers with the same name the
-// first counts. A record without an id is ErrNoID.
+// ce_source, ce_sequence) and in structured mode, and the JSON of Eventuate Tram. Of several ids or
+// types, and of headers with the same name, the first counts. A record without an id is ErrNoID.
 func (r Record) Event() (Event, error) {
 	e := Event{
 		Record:   r,
-		ID:       r.first("id", "ce_id"),
-		Type:     r.first("eventType", "ce_type"),
+		ID:       r.earliest("id", "ce_id"),
+		Type:     r.earliest("eventType", "ce_type"),
 		Source:   r.first("tidemark-source", "ce_source"),
 		Position: r.first("tidemark-position", "ce_sequence"),
 	}
@@ -78,6 +79,17 @@ func (r Record) Header(name string) ([]byte, bool) {
 		}
 	}
 	return nil, false
+}
+
+// earliest returns the value of the first header that has one of the names: a relay puts its own before those that the row
+// brings along, and a row may bring an id that is another one's.
+func (r Record) earliest(names ...string) string {
+	for _, h := range r.Headers {
+		if len(h.Value) > 0 && slices.Contains(names, h.Key) {
+			return string(h.Value)
+		}
+	}
+	return ""
 }
 
 // first returns the value of the first header that has one of the names, the earlier name first.

@@ -41,6 +41,11 @@ func TestARecordSaysWhichEventItIs(t *testing.T) {
 			"4711", "placed", "/shop", at,
 		},
 		{
+			"CloudEvents, of a row that brings headers of its own",
+			inbox.Record{Headers: headers("ce_id", "4711", "ce_type", "placed", "id", "4712", "eventType", "other", "tidemark-position", at, "tidemark-source", "74/shop/tidemark", "ce_source", "/shop")},
+			"4711", "placed", "74/shop/tidemark", at,
+		},
+		{
 			"CloudEvents of somebody who counts",
 			inbox.Record{Headers: headers("ce_id", "4711", "ce_sequence", "12")},
 			"4711", "", "", "",

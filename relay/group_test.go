@@ -34,6 +34,7 @@ func TestExactlyOnceAlso(t *testing.T) {
 		"park":            TestParkedEventHoldsItsKeyAndNothingElse,
 		"discard":         TestDiscardedEventLetsItsKeyGo,
 		"partitions":      TestAddedPartitionsAreAdoptedBetweenEvents,
+		"unreadable":      TestRowsBeforeOneThatCannotBeReadArrive,
 	} {
 		t.Run(name, test)
 	}

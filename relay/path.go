@@ -121,7 +121,7 @@ func (p *path) take(data []byte) error {
 	d := p.nextDelivery()
 	kind, err := p.decoder.Decode(data, &d.Event)
 	if err != nil {
-		return fmt.Errorf("%w: %w", errDecode, err)
+		return p.unreadable(fmt.Errorf("%w: %w", errDecode, err))
 	}
 	switch kind {
 	case decode.Begin:
@@ -137,6 +137,15 @@ func (p *path) take(data []byte) error {
 	case decode.Skip:
 	}
 	return nil
+}
+
+// unreadable ends the term at a message that cannot be decoded. What came before it is published first: whoever mends the
+// configuration, because a column has another name from here on, would otherwise unmend it for those rows.
+func (p *path) unreadable(err error) error {
+	if errBefore := p.handOver(); errBefore != nil {
+		return errBefore
+	}
+	return p.apart(&decode.Event{Position: decode.Position{Commit: p.decoder.Transaction().Commit}}, err)
 }
 
 // errDecode marks what the log says and we do not understand. Trying again would end the same.

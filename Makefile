@@ -55,11 +55,10 @@ bench: ## the benchmarks that match BENCH, for BENCHTIME (1s) each
 demo: ## the whole path on one screen, with DEMO_FLAGS; needs nothing installed
 	go run . demo $(DEMO_FLAGS)
 
-alerts: ## hold the board, the alerts and the Kubernetes manifests in deploy/ against their own types and what is served
 chain: ## 100,000 orders through examples/, every process killed again and again, each order billed once; with CHAIN_FLAGS
 	go run ./examples/chain $(CHAIN_FLAGS)
 
-alerts: ## hold the board and the alerts in deploy/ against Prometheus's parser and the metrics that are served
+alerts: ## hold the board, the alerts and the Kubernetes manifests in deploy/ against their own types and what is served
 	cd deploy/check && go test ./...
 
 screenshots: ## take those of the page anew, into docs/; needs chromium

@@ -31,7 +31,8 @@ const (
 )
 
 // Nothing here but inbox keeps an order from being billed twice. What it has dropped is counted, for whoever wants to see it.
-const createTables = `
+// The lock keeps two instances from creating the tables at once, which Postgres answers with an error.
+const createTables = `select pg_advisory_xact_lock(8642);
 create table if not exists bills (order_id int not null, amount int not null);
 create table if not exists order_status (order_id int primary key, status text not null);
 create table if not exists dropped (outcome text not null, event_id text not null);`
@@ -54,8 +55,11 @@ func run(ctx context.Context, dsn string, brokers []string, instance string) err
 		return err
 	}
 	defer pool.Close()
-	if err := createOnce(ctx, pool); err != nil {
+	if err := inbox.Create(ctx, pool); err != nil {
 		return err
+	}
+	if _, err := pool.Exec(ctx, createTables); err != nil {
+		return fmt.Errorf("create the tables: %w", err)
 	}
 	client, err := kgo.NewClient(
 		kgo.SeedBrokers(brokers...),
@@ -83,20 +87,6 @@ func run(ctx context.Context, dsn string, brokers []string, instance string) err
 		}
 		client.AllowRebalance()
 	}
-}
-
-// createOnce makes the tables. Instances that start together wait for each other.
-func createOnce(ctx context.Context, pool *pgxpool.Pool) error {
-	if err := inbox.Create(ctx, pool); err != nil {
-		return err
-	}
-	return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, "select pg_advisory_xact_lock(8642)")
-		if err == nil {
-			_, err = tx.Exec(ctx, createTables)
-		}
-		return err
-	})
 }
 
 // handleAll handles what was fetched, partitions beside each other and the records of each in their order. The offset of a

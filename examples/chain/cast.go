@@ -131,14 +131,17 @@ func (c *cast) perform(ctx context.Context) error {
 		defer end()
 		arrived, stop := context.WithCancel(running)
 		defer stop()
+		var killing sync.WaitGroup
+		defer killing.Wait()
+		defer stop()
 		if c.KillEvery > 0 {
-			var killing sync.WaitGroup
-			defer killing.Wait()
-			defer stop()
 			killing.Go(func() { c.killAll(arrived) })
 		}
 		if err := c.awaitAll(running, ordered); err != nil {
 			return err
+		}
+		if c.Rounds > 0 {
+			killing.Wait() // everything may have arrived before everyone was killed
 		}
 		stop()
 		if err := c.awaitRead(running); err != nil { // what is billed twice may come last

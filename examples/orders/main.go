@@ -29,7 +29,10 @@ type Order struct {
 	Status string `json:"status"`
 }
 
-const createTables = `create table if not exists orders (id int primary key, amount int not null, status text not null)`
+// The lock keeps two from creating the table at once, which Postgres answers with an error: an instance that was killed may
+// still be at it on the server when the next one starts.
+const createTables = `select pg_advisory_xact_lock(8642);
+create table if not exists orders (id int primary key, amount int not null, status text not null)`
 
 func main() {
 	customers := flag.Int("customers", 100, "how many order something")
@@ -56,7 +59,7 @@ func run(ctx context.Context, dsn string, customers, workers int) error {
 	}
 	defer pool.Close()
 	if _, err := pool.Exec(ctx, createTables); err != nil {
-		return err
+		return fmt.Errorf("create the table: %w", err)
 	}
 	waiting, err := waiting(ctx, pool, customers)
 	if err != nil {

@@ -359,6 +359,13 @@ func hint(state, message string) (string, bool) {
 		return "check the database in source.dsn", true
 	case "42501":
 		return "grant the role what it lacks: alter role NAME replication; grant connect on the database; grant select on the outbox tables", true
+	case "08P01", "42601":
+		// PgBouncer refuses parameters that it does not know, unless it is told to ignore them (ignore_startup_parameters):
+		// then `replication` is left out, and Postgres cannot make sense of the first command.
+		if strings.Contains(message, "unsupported startup parameter") || strings.Contains(message, "IDENTIFY_SYSTEM") {
+			return "this is not Postgres itself but a connection pooler, and the log cannot be read through it: name Postgres's own host and port in source.dsn and source.admin_dsn", true
+		}
+		return "", false
 	case "53400":
 		return "raise max_replication_slots, or drop a slot that nobody needs (select * from pg_replication_slots)", true
 	default:

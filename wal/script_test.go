@@ -445,6 +445,50 @@ func TestReceiveHearsOfAMissingPublicationInEveryLanguage(t *testing.T) {
 	}
 }
 
+// What PgBouncer 1.18 answered, without and with ignore_startup_parameters.
+func TestAConnectionPoolerIsNamed(t *testing.T) {
+	t.Parallel()
+	in := message('R', make([]byte, 4))           // AuthenticationOk
+	in = append(in, message('Z', []byte{'I'})...) // ReadyForQuery
+	for name, answers := range map[string][][]byte{
+		"refuses": {problem('E', "08P01", "unsupported startup parameter: intervalstyle")},
+		"ignores": {in, append(problem('E', "42601", `syntax error at or near "IDENTIFY_SYSTEM"`), message('Z', []byte{'I'})...)},
+	} {
+		_, err := Connect(t.Context(), Options{DSN: answering(t, answers...)})
+		if !IsPermanent(err) || !strings.Contains(err.Error(), "pooler") {
+			t.Errorf("one that %s: %v", name, err)
+		}
+	}
+}
+
+// answering is the DSN of a server that answers each message of its first client with the next of the answers.
+func answering(t *testing.T, answers ...[]byte) string {
+	t.Helper()
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	go func() { // ends with the listener, or with the client, which the test closes
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		defer func() { _ = conn.Close() }()
+		request := make([]byte, 4096)
+		for _, a := range answers {
+			if _, err := conn.Read(request); err != nil {
+				return
+			}
+			if _, err := conn.Write(a); err != nil {
+				return
+			}
+		}
+		_, _ = io.Copy(io.Discard, conn)
+	}()
+	return "postgres://relay@" + listener.Addr().String() + "/shop?sslmode=disable"
+}
+
 // TestHoldGivesTheBufferOfALargeRowBack: such a row may wait for long, and its copy is what waits. What follows it, or was
 // here already, arrives all the same.
 func TestHoldGivesTheBufferOfALargeRowBack(t *testing.T) {

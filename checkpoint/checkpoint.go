@@ -18,7 +18,9 @@ import (
 	"github.com/jackc/pglogrepl"
 )
 
-// Version is the format that this build writes and the newest that it reads.
+// Version is the format that this build writes and the newest that it reads. It changes with what a field means. A field
+// that is added needs no other: it is left out where it says nothing, and where it says something an older build refuses
+// the checkpoint, because it refuses every field that it does not know. testdata has what earlier builds have written.
 const Version = 1
 
 // Checkpoint is what is stored.
@@ -156,6 +158,15 @@ var errCorrupt = errors.New("not a whole checkpoint")
 // into nonsense, or written by a newer version. Starting without it would hide a gap.
 func IsCorrupt(err error) bool { return errors.Is(err, errCorrupt) }
 
+// errNewer marks contents that a newer version has written. They are corrupt, too, for this one.
+var errNewer = fmt.Errorf("%w for this version: a newer version of tidemark has written it", errCorrupt)
+
+// IsNewer reports whether err says that a newer version has written what is stored.
+func IsNewer(err error) bool { return errors.Is(err, errNewer) }
+
+// errNewerTable marks a table that a newer version has made. Nothing may be replaced in it.
+var errNewerTable = errors.New("a newer version of tidemark has made it")
+
 // errTakenOver marks a checkpoint that another process holds.
 var errTakenOver = errors.New("another process has taken the checkpoint over")
 
@@ -187,6 +198,9 @@ func (p *permanentError) Unwrap() error { return p.err }
 // Hint is what to do about it, the end of its text.
 func (p *permanentError) Hint() string { return p.hint }
 
+// Refused reports whether going on could hide a gap.
+func (p *permanentError) Refused() bool { return errors.Is(p.err, errNewerTable) }
+
 // IsPermanent reports whether err is one that trying again will not mend: a person has to act, as its text says.
 func IsPermanent(err error) bool {
 	_, ok := errors.AsType[*permanentError](err)
@@ -213,7 +227,9 @@ func Decode(b []byte) (*Checkpoint, error) {
 	case errors.Is(err, io.EOF):
 		return nil, fmt.Errorf("%w: it is empty", errCorrupt)
 	case err != nil && newerVersion(b):
-		return nil, fmt.Errorf("%w: it was written by a newer tidemark; upgrade this one", errCorrupt)
+		return nil, fmt.Errorf("%w (%w)", errNewer, err)
+	case err != nil && strings.Contains(err.Error(), "unknown field"): // encoding/json has no type for it
+		return nil, fmt.Errorf("%w: %w: it is mistyped, or a newer version of tidemark has written it", errCorrupt, err)
 	case err != nil:
 		return nil, fmt.Errorf("%w: %w", errCorrupt, err)
 	}
@@ -253,7 +269,7 @@ func newerVersion(b []byte) bool {
 func (c *Checkpoint) validate() error {
 	switch {
 	case c.Version > Version:
-		return fmt.Errorf("%w: its version is %d, this tidemark reads up to %d; upgrade it", errCorrupt, c.Version, Version)
+		return fmt.Errorf("%w: format %d, and this version reads up to %d", errNewer, c.Version, Version)
 	case c.Version < 1:
 		return fmt.Errorf("%w: it has no version", errCorrupt)
 	case c.SystemIdentifier == "" || c.Database == "" || c.Slot == "":

@@ -2,10 +2,13 @@ package checkpoint_test
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pglogrepl"
 	"pgregory.net/rapid"
@@ -117,8 +120,9 @@ func TestDecodeRefusesWhatIsNotAWholeCheckpoint(t *testing.T) {
 		"a trailing bracket":    {whole + "]", "follows"},
 		"a trailing brace":      {whole + "}", "follows"},
 		"an unknown field":      {replace(`"lsn"`, `"lns"`), "lns"},
-		"a newer version":       {replace(`"version": 1`, `"version": 2`), "upgrade"},
-		"a newer with its own":  {replace(`"version": 1`, `"version": 2, "shards": 3`), "upgrade"},
+		"a newer version":       {replace(`"version": 1`, `"version": 2`), "a newer version of tidemark has written it: format 2, and this version reads up to 1"},
+		"a newer with its own":  {replace(`"version": 1`, `"version": 2, "shards": 3`), "a newer version of tidemark has written it"},
+		"a field more":          {replace(`"version": 1`, `"version": 1, "shards": 3`), `"shards": it is mistyped, or a newer version`},
 		"version 0":             {replace(`"version": 1`, `"version": 0`), "version"},
 		"a negative version":    {replace(`"version": 1`, `"version": -1`), "version"},
 		"version as text":       {replace(`"version": 1`, `"version": "1"`), "version"},
@@ -287,4 +291,47 @@ func TestForksAreStored(t *testing.T) {
 	if want := []checkpoint.Fork{{LSN: 0x16B3800}}; !reflect.DeepEqual(c.Forks, want) {
 		t.Errorf("settled: %+v, want %+v: one that is not noted stays", c.Forks, want)
 	}
+}
+
+// TestFormatsOfBefore reads what earlier builds have written, byte for byte.
+func TestFormatsOfBefore(t *testing.T) {
+	t.Parallel()
+	for name, want := range before(t) {
+		got, err := checkpoint.Decode(want.text)
+		if err != nil || !reflect.DeepEqual(got, want.means) {
+			t.Errorf("%s: %+v, %v\nwant %+v", name, got, err, want.means)
+		}
+	}
+}
+
+type formatOfBefore struct {
+	text  []byte
+	means *checkpoint.Checkpoint
+}
+
+// before are the formats in which a field was added that each start needs: the first one, and the one with which a
+// successor looks for what a killed predecessor has published.
+func before(t *testing.T) map[string]formatOfBefore {
+	t.Helper()
+	common := checkpoint.Checkpoint{
+		Version: 1, SystemIdentifier: "7711127065204882249", Timeline: 1, Database: "shop", Slot: "tidemark", Offsets: checkpoint.Offsets{},
+	}
+	first, topics := common, common
+	first.LSN, first.Position, first.Writer = 0x1FBD100, "0000000001fbd0d0-00000000", "NY44QBH3FSWDHMLINIYNRV47IP"
+	first.WrittenAt = time.Date(2026, 11, 23, 14, 3, 14, 464676023, time.UTC)
+	topics.LSN, topics.Position, topics.Writer = 0x240C078, "00000000023fac10-00000000", "V3BXEMPI3OLRFVTB752AR5PNFJ"
+	topics.WrittenAt = time.Date(2026, 11, 23, 14, 3, 22, 22247970, time.UTC)
+	topics.Offsets = checkpoint.Offsets{"outbox.event.order": {0: 0, 1: 1}}
+	topics.TopicIDs, topics.Producers = map[string]string{"outbox.event.order": "iPydLRkjR7erJRAn8IWMBw=="}, []int64{1}
+
+	formats := map[string]formatOfBefore{"first.json": {means: &first}, "with_topics.json": {means: &topics}}
+	for name, f := range formats {
+		text, err := os.ReadFile(filepath.Join("testdata", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.text = text
+		formats[name] = f
+	}
+	return formats
 }

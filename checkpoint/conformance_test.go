@@ -70,6 +70,9 @@ func conformance(t *testing.T, newPlace func(t *testing.T) place) {
 			if !checkpoint.IsCorrupt(err) || c != nil {
 				t.Fatalf("%s: Load() = %+v, %v, want an error that is corrupt", name, c, err)
 			}
+			if newer := name == "a newer version"; checkpoint.IsNewer(err) != newer {
+				t.Errorf("%s: %v: newer is %v", name, err, !newer)
+			}
 			for _, holder := range []string{"", "somebody"} {
 				if err := s.Save(t.Context(), example(1), holder); !checkpoint.IsCorrupt(err) {
 					t.Fatalf("%s: Save over it as %q: %v, want an error that is corrupt", name, holder, err)
@@ -78,6 +81,20 @@ func conformance(t *testing.T, newPlace func(t *testing.T) place) {
 		}
 		p.plant(string(encode(t, example(3)))) // so that it was not the planting
 		mustLoad(t, p.open(), example(3))
+	})
+	t.Run("what an earlier version has stored is loaded and replaced", func(t *testing.T) {
+		t.Parallel()
+		p := newPlace(t)
+		for _, f := range before(t) {
+			p.plant(string(f.text))
+			s := p.open()
+			mustLoad(t, s, f.means)
+			next := example(1)
+			if err := s.Save(t.Context(), next, f.means.Writer); err != nil {
+				t.Fatal(err)
+			}
+			mustLoad(t, p.open(), next)
+		}
 	})
 	t.Run("what is saved here is loaded there", func(t *testing.T) {
 		t.Parallel()

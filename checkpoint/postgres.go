@@ -49,9 +49,10 @@ type row struct{ text, writer string }
 const (
 	schemaName = "public"
 	tableName  = schemaName + ".tidemark_checkpoint"
-	// tableMark is the table's comment. A version that writes another format writes another mark, so that this one
-	// refuses the table instead of misreading it.
-	tableMark = "tidemark: checkpoints, format 1"
+	// tableMark is the table's comment. A version that writes another format writes another mark, with a larger number,
+	// so that this one refuses the table instead of misreading it.
+	tableMark   = tableFormat + "1"
+	tableFormat = "tidemark: checkpoints, format "
 
 	connectLimit = 15 * time.Second
 	callLimit    = 30 * time.Second
@@ -315,10 +316,15 @@ func (p *Postgres) lookAtTable(ctx context.Context) (there bool, err error) {
 		return false, fmt.Errorf("look up %s: %w", tableName, err)
 	case !there:
 		return false, nil
+	case mark != tableMark && strings.HasPrefix(mark, tableFormat): // the first format was 1
+		return false, &permanentError{
+			fmt.Errorf("%s has format %s, and this version reads format %s: %w", tableName, mark[len(tableFormat):], tableMark[len(tableFormat):], errNewerTable),
+			"run that version again; to go back to this one, name another checkpoint.store and take the slot's position: tidemark checkpoint adopt --accept-gap",
+		}
 	case mark != tableMark:
 		return false, &permanentError{
 			fmt.Errorf("the comment on %s is %q, not %q", tableName, mark, tableMark),
-			"run the tidemark that made the table, or a later one; if only the comment was lost: comment on table " + tableName + " is '" + tableMark + "'",
+			"see whose table it is; if it is tidemark's, and only the comment was lost: comment on table " + tableName + " is '" + tableMark + "'",
 		}
 	case missing != "":
 		return false, &permanentError{fmt.Errorf("role %s may not %s in %s", p.role, missing, tableName), p.grantSQL()}

@@ -228,7 +228,13 @@ func TestPostgresSaysWhatKeepsItFromWorking(t *testing.T) {
 	save(t, nobody.open(), example(2)) // and that is all it takes
 
 	p.sql("comment on table public.tidemark_checkpoint is 'tidemark: checkpoints, format 2'")
-	mustFail(load(p.open()), true, "format 2", "format 1")
+	mustFail(load(p.open()), true, "format 2", "format 1", "a newer version", "run that version again")
+	if err := load(p.open()); checkpoint.IsCorrupt(err) {
+		t.Errorf("a way out that replaces the checkpoint would go on after %v", err)
+	}
+	p.sql("comment on table public.tidemark_checkpoint is null")
+	mustFail(load(p.open()), true, "if it is tidemark's")
+	p.sql("comment on table public.tidemark_checkpoint is 'tidemark: checkpoints, format 2'")
 	closed := p.open()
 	closed.Close()
 	mustFail(load(closed), false, "closed")

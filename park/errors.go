@@ -23,6 +23,7 @@ const (
 	notFound                     // nothing of that name is parked
 	conflict                     // the state of an event forbids it
 	noTable                      // there is no table of parked events
+	newer                        // a newer version has made the table
 )
 
 func (f *failure) Error() string {
@@ -37,13 +38,19 @@ func (f *failure) Unwrap() error { return f.err }
 // Hint is what to do about it, the end of its text; it may be empty.
 func (f *failure) Hint() string { return f.hint }
 
+// Refused reports whether going on could hide parked events.
+func (f *failure) Refused() bool { return f.kind == newer }
+
 func is(err error, kind failureKind) bool {
 	f, ok := errors.AsType[*failure](err)
 	return ok && f.kind == kind
 }
 
 // IsPermanent reports whether err is one that trying again will not mend: a person has to act, as its text says.
-func IsPermanent(err error) bool { return is(err, permanent) }
+func IsPermanent(err error) bool { return is(err, permanent) || is(err, newer) }
+
+// IsNewer reports whether err says that a newer version of tidemark has made the table, which this one could misread.
+func IsNewer(err error) bool { return is(err, newer) }
 
 // IsNotFound reports whether err says that no such event is parked.
 func IsNotFound(err error) bool { return is(err, notFound) }

@@ -11,9 +11,10 @@ import (
 const (
 	schemaName = "public"
 	tableName  = schemaName + ".tidemark_parked"
-	// tableMark is the table's comment. A version that writes another format writes another mark, so that this one
-	// refuses the table instead of misreading it.
-	tableMark = "tidemark: parked events, format 1"
+	// tableMark is the table's comment. A version that writes another format writes another mark, with a larger number,
+	// so that this one refuses the table instead of misreading it. testdata has the table as the first version made it.
+	tableMark   = tableFormat + "1"
+	tableFormat = "tidemark: parked events, format "
 )
 
 // blocking is what an event is that holds up those behind it. The planner takes an index for it only where the text is
@@ -96,10 +97,16 @@ func (s *Store) lookAtTable(ctx context.Context, conn *pgx.Conn) (there bool, er
 		return false, fmt.Errorf("look up %s: %w", tableName, err)
 	case !there:
 		return false, nil
+	case mark != tableMark && strings.HasPrefix(mark, tableFormat): // the first format was 1
+		return false, &failure{
+			newer, fmt.Errorf("%s has format %s, and this version reads format %s: a newer version of tidemark has made it",
+				tableName, mark[len(tableFormat):], tableMark[len(tableFormat):]),
+			"run that version again; to go back to this one, have it release or discard every parked event (tidemark parked list), then drop the table",
+		}
 	case mark != tableMark:
 		return false, &failure{
 			permanent, fmt.Errorf("the comment on %s is %q, not %q", tableName, mark, tableMark),
-			"run the tidemark that made the table, or a later one; if only the comment was lost: comment on table " + tableName + " is '" + tableMark + "'",
+			"see whose table it is; if it is tidemark's, and only the comment was lost: comment on table " + tableName + " is '" + tableMark + "'",
 		}
 	case missing != "":
 		return false, &failure{permanent, fmt.Errorf("role %s may not %s in %s", s.role, strings.ReplaceAll(missing, ", ", " or "), tableName), grantSQL(s.role)}

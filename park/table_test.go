@@ -3,6 +3,8 @@ package park
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -82,7 +84,7 @@ func TestATableOfAnotherFormatIsRefused(t *testing.T) {
 		func() error { _, err := OpenExisting(t.Context(), dsn, testSource); return err },
 		func() error { s.disconnect(); _, err := s.Count(t.Context()); return err },
 	} {
-		mustSay(t, open(), IsPermanent, "format 2", "format 1")
+		mustSay(t, open(), IsNewer, "format 2", "format 1", "a newer version", "run that version again")
 	}
 	sql(t, dsn, "comment on table tidemark_parked is null")
 	_, err := s.Count(t.Context())
@@ -90,6 +92,43 @@ func TestATableOfAnotherFormatIsRefused(t *testing.T) {
 	sql(t, dsn, "comment on table public.tidemark_parked is 'tidemark: parked events, format 1'")
 	if n := count(t, s); n != 1 {
 		t.Errorf("%d are parked", n)
+	}
+}
+
+// TestTheFirstFormat goes on with the table as the first version made it, and what it had parked: a waits for a decision, b
+// was released, and the first of c was discarded.
+func TestTheFirstFormat(t *testing.T) {
+	t.Parallel()
+	dsn := stacktest.Database(t, server())
+	first, err := os.ReadFile("testdata/first.sql")
+	must(t, err)
+	sql(t, dsn, string(first))
+	s := openAt(t, dsn, "7711127065204882249/shop/tidemark")
+	tally, err := s.Tally(t.Context())
+	must(t, err)
+	if want := (Tally{Waiting: 1, Behind: 2, Released: 2}); tally != want {
+		t.Errorf("%+v, want %+v", tally, want)
+	}
+	ids := func(events []Event) (ids []string) {
+		for i := range events {
+			ids = append(ids, events[i].Event.ID[len(events[i].Event.ID)-1:])
+		}
+		return ids
+	}
+	if got := ids(due(t, s, 10)); !slices.Equal(got, []string{"3", "4", "6"}) {
+		t.Errorf("due: %v", got)
+	}
+	waits := show(t, s, "00000000-0000-0000-0000-000000000001")
+	if waits.ValueBytes != len(waits.Event.Value) || !strings.HasPrefix(string(waits.Event.Value), `{"pad": "0123`) || !strings.Contains(waits.Reason, "max.message.bytes") ||
+		string(waits.Event.Key) != "a" || len(waits.Event.Headers) != 4 || string(waits.Event.Headers[1].Value) != "placed" {
+		t.Errorf("%+v", waits)
+	}
+	next := behind(9, "a") // parked by this version, behind what the first one has parked
+	next.Event.Topic, next.Event.Key = waits.Event.Topic, waits.Event.Key
+	mustPark(t, s, next)
+	must(t, s.Release(t.Context(), "00000000-0000-0000-0000-000000000001"))
+	if got := ids(due(t, s, 10)); !slices.Equal(got, []string{"1", "2", "3", "4", "6", "9"}) {
+		t.Errorf("due after the release: %v", got)
 	}
 }
 

@@ -132,7 +132,7 @@ func (p *path) persist(what string, work func(context.Context) error) error {
 				trouble.healed()
 				return nil
 			}
-			if checkpoint.IsTakenOver(err) || checkpoint.IsPermanent(err) {
+			if checkpoint.IsTakenOver(err) || checkpoint.IsPermanent(err) || park.IsNewer(err) {
 				return err
 			}
 			if wal.IsGoingDown(err) { // it would wait for what comes of this

@@ -17,6 +17,7 @@ import (
 
 	"github.com/tidemark/tidemark/checkpoint"
 	"github.com/tidemark/tidemark/decode"
+	"github.com/tidemark/tidemark/park"
 	"github.com/tidemark/tidemark/publish"
 	"github.com/tidemark/tidemark/wal"
 )
@@ -122,7 +123,7 @@ func passes(err error) bool {
 	var poison *PoisonError
 	var mend *hinted
 	switch {
-	case errors.As(err, &refusal), errors.As(err, &poison), errors.As(err, &mend), wal.IsPermanent(err), checkpoint.IsPermanent(err):
+	case errors.As(err, &refusal), errors.As(err, &poison), errors.As(err, &mend), wal.IsPermanent(err), checkpoint.IsPermanent(err), park.IsNewer(err):
 		return false
 	case errors.Is(err, errDecode):
 		return false
@@ -198,6 +199,9 @@ func (r *Relay) takeSlot(ctx context.Context, conn *wal.Conn, trouble *outage) (
 		return nil, err
 	}
 	stored, err := r.Store.Load(ctx)
+	if checkpoint.IsNewer(err) {
+		return nil, refuse(err, "Run that version again; to go back to this one, stop it and take the slot's position: tidemark checkpoint adopt --accept-gap, which keeps what is stored under another name")
+	}
 	if checkpoint.IsCorrupt(err) {
 		return nil, refuse(err, "restore what was stored, or adopt the slot's position: tidemark checkpoint adopt --accept-gap")
 	}

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"github.com/tidemark/tidemark/devstack"
 	"github.com/tidemark/tidemark/devstack/stacktest"
 	"github.com/tidemark/tidemark/test/trial"
@@ -110,6 +112,35 @@ func TestClearErrors(t *testing.T) {
 			a.runBefore(t)
 			a.setCheckpoint(t, strings.Repeat("\x00", 300))
 		}, refused, []string{"refused", "checkpoint adopt --accept-gap"}},
+		{"a checkpoint of a newer version", func(t *testing.T, a *arena) {
+			t.Helper()
+			a.runBefore(t)
+			a.setCheckpoint(t, strings.Replace(a.checkpoint(t), `"version": 1`, `"version": 2, "shards": 3`, 1))
+		}, refused, []string{"refused", "a newer version of tidemark has written it", "Run that version again", "checkpoint adopt --accept-gap"}},
+		{"a newer one in Postgres", func(t *testing.T, a *arena) {
+			t.Helper()
+			a.Config = a.Config.With("TIDEMARK_CHECKPOINT_STORE", "postgres")
+			a.runBefore(t)
+			a.exec(`update tidemark_checkpoint set checkpoint = (checkpoint::jsonb || '{"version": 2}')::json`)
+		}, refused, []string{"refused", "a newer version of tidemark has written it", "Run that version again", "checkpoint adopt --accept-gap"}},
+		{"a newer one in Kafka", func(t *testing.T, a *arena) {
+			t.Helper()
+			a.Config = a.Config.With("TIDEMARK_CHECKPOINT_STORE", "kafka", "TIDEMARK_CHECKPOINT_TOPIC", "checkpoint-of-a-newer-version")
+			a.runBefore(t)
+			a.produce(t, "checkpoint-of-a-newer-version", a.Config.Slot+"/"+a.Config.Slot, `{"version": 2}`)
+		}, refused, []string{"refused", "a newer version of tidemark has written it", "Run that version again", "checkpoint adopt --accept-gap"}},
+		{"a table of checkpoints of a newer version", func(t *testing.T, a *arena) {
+			t.Helper()
+			a.Config = a.Config.With("TIDEMARK_CHECKPOINT_STORE", "postgres")
+			a.runBefore(t)
+			a.exec("comment on table tidemark_checkpoint is 'tidemark: checkpoints, format 2'")
+		}, refused, []string{"format 2", "a newer version of tidemark has made it", "run that version again", "checkpoint adopt --accept-gap"}},
+		{"a table of parked events of a newer version", func(t *testing.T, a *arena) {
+			t.Helper()
+			a.Config = a.Config.With("TIDEMARK_DELIVERY_ON_POISON", "park")
+			a.runBefore(t)
+			a.exec("comment on table tidemark_parked is 'tidemark: parked events, format 2'")
+		}, refused, []string{"format 2", "a newer version of tidemark has made it", "run that version again", "tidemark parked list"}},
 		{"a checkpoint of another cluster", func(t *testing.T, a *arena) {
 			t.Helper()
 			a.runBefore(t)
@@ -282,6 +313,19 @@ func (a *arena) runBefore(t *testing.T) {
 		_, pid, err := a.Confirmed(t.Context())
 		return err == nil && pid == 0
 	})
+}
+
+func (a *arena) produce(t *testing.T, topic, key, value string) {
+	t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(a.Brokers...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	record := &kgo.Record{Topic: topic, Key: []byte(key), Value: []byte(value)}
+	if err := client.ProduceSync(t.Context(), record).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (a *arena) checkpoint(t *testing.T) string {

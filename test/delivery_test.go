@@ -40,6 +40,8 @@ func TestHardTransactions(t *testing.T) {
 		{"savepoints rolled back", trial.Load{Writers: 4, Rows: 3_000, Kinds: []trial.Kind{trial.Savepoints, trial.Few}}},
 		// Their commit records lie side by side: the end of one is the beginning of the next.
 		{"adjacent commits of two writers", trial.Load{Writers: 2, Rows: 5_000, Shared: 1, RollBack: -1, Size: trial.Tiny, Kinds: []trial.Kind{trial.Single}}},
+		// What is decoded is in the log long before its commit.
+		{"transactions that are prepared first", trial.Load{Writers: 6, Rows: 800, RollBack: 0.3, TwoPhase: true, Kinds: []trial.Kind{trial.Single, trial.Few, trial.Copy}}},
 		{"compressible rows of 4 to 50 KB", trial.Load{Writers: 4, Rows: 2_000, Size: trial.Large}},
 	}
 	for _, test := range tests {

@@ -54,7 +54,10 @@ func seed(t *testing.T) uint64 {
 
 // postgresOptions are those of every test: CI runs them with other versions, too.
 func postgresOptions() devstack.PostgresOptions {
-	return devstack.PostgresOptions{Version: os.Getenv("TIDEMARK_TEST_POSTGRES")}
+	return devstack.PostgresOptions{
+		Version:  os.Getenv("TIDEMARK_TEST_POSTGRES"),
+		Settings: map[string]string{"max_prepared_transactions": "50"},
+	}
 }
 
 // brokers returns a real Kafka's address where there can be one, else that of an imitation in this process.

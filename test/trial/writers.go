@@ -31,6 +31,7 @@ type Load struct {
 	Oversize float64  // share of the rows that are Huge; none
 	Huge     Size     // 25 to 60 KB
 	Place    Place    // where an event has to be in the end; in its topic
+	TwoPhase bool     // PREPARE TRANSACTION before each end; nobody ends what is prepared if the server is lost meanwhile
 	Seed     uint64
 }
 
@@ -307,15 +308,24 @@ func (w *writer) transaction(kind Kind) (err error) {
 	if err := kind(t); err != nil {
 		return err
 	}
+	commit, rollBack := "commit", "rollback"
+	if w.load.TwoPhase {
+		name := fmt.Sprintf("'trial-%x'", w.rng.Uint64())
+		if err := w.exec("prepare transaction " + name); err != nil {
+			return &stuck{err} // nobody else would end it
+		}
+		w.rest(time.Duration(w.rng.IntN(20)) * time.Millisecond)
+		commit, rollBack = "commit prepared "+name, "rollback prepared "+name
+	}
 	if w.rng.Float64() < w.load.RollBack {
-		if err := w.exec("rollback"); err != nil {
+		if err := w.exec(rollBack); err != nil {
 			return err
 		}
 		w.ledger.Tell(ledger.RolledBack, w.open...)
 		return nil
 	}
 	committing = true
-	if err := w.exec("commit"); err != nil {
+	if err := w.exec(commit); err != nil {
 		return err
 	}
 	w.ledger.Tell(ledger.Committed, w.open...)

@@ -375,3 +375,16 @@ func TestErrorsAreToldApart(t *testing.T) {
 		}
 	}
 }
+
+// TestAnAcknowledgementIsAsOldAsItsAnswer: each event's is from after its hand-over, although no clock is asked for it.
+func TestAnAcknowledgementIsAsOldAsItsAnswer(t *testing.T) {
+	t.Parallel()
+	out := open(t, newCluster(t)).prepare("a")
+	for i := range 3 {
+		handed := time.Now().Round(0) // the time of day alone, as Answered has it
+		out.hand(decode.Event{Topic: "a", Key: []byte("k"), Value: []byte("v")})
+		if back := out.answers(i + 1)[i]; back.err != nil || back.at.Before(handed) || back.at.After(time.Now()) {
+			t.Errorf("event %d: %v; handed over at %s, acknowledged at %s, and now it is %s", i, back.err, handed, back.at, time.Now())
+		}
+	}
+}

@@ -42,6 +42,7 @@ type outlet struct {
 type answer struct {
 	*Delivery
 	err error
+	at  time.Time // Answered, when it came back
 }
 
 // open returns a publisher for the cluster that creates topics with two partitions; set changes its options.
@@ -63,7 +64,7 @@ func open(tb testing.TB, c *kfake.Cluster, set ...func(*Options)) *outlet {
 
 func (o *outlet) acked(d *Delivery, err error) {
 	o.mu.Lock()
-	o.back = append(o.back, answer{d, err})
+	o.back = append(o.back, answer{d, err, o.Answered()})
 	o.mu.Unlock()
 	select {
 	case o.more <- struct{}{}:

@@ -258,12 +258,18 @@ func (p *Publisher) Ping(ctx context.Context) error {
 // request was answered.
 func (p *Publisher) Silence(now time.Time) (time.Duration, error) { return p.health.silence(now) }
 
+// Answered returns when a broker last answered. Called where an acknowledgement is, it tells when that came, or at most that
+// another answer has come since; and a clock need not be asked for each of the events of one answer. Any goroutine may call it.
+func (p *Publisher) Answered() time.Time { return time.Unix(0, p.health.answered.Load()) }
+
 // health watches every request of the client.
 type health struct {
 	mu    sync.Mutex
 	since time.Time // of the first failure after the last success; zero if there is none
 	last  error
 	ok    atomic.Bool // the common case, without the lock: the last request was answered
+
+	answered atomic.Int64 // when the last answer came; Unix time in nanoseconds
 }
 
 var (
@@ -271,7 +277,13 @@ var (
 	_ kgo.HookBrokerConnect = (*health)(nil)
 )
 
-func (h *health) OnBrokerE2E(_ kgo.BrokerMetadata, _ int16, e2e kgo.BrokerE2E) { h.observe(e2e.Err()) }
+func (h *health) OnBrokerE2E(_ kgo.BrokerMetadata, _ int16, e2e kgo.BrokerE2E) {
+	err := e2e.Err()
+	if err == nil {
+		h.answered.Store(time.Now().UnixNano())
+	}
+	h.observe(err)
+}
 
 func (h *health) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ net.Conn, err error) {
 	if err != nil {

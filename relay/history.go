@@ -7,9 +7,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-	dto "github.com/prometheus/client_model/go"
 )
 
 // Point is one second of a relay's work, as it was looked at when that second was over.
@@ -48,10 +45,10 @@ func (r *Relay) History(since time.Time) []Point {
 
 // keepHistory adds a point a second, until ctx is done.
 func (r *Relay) keepHistory(ctx context.Context) {
-	before, last := r.Metrics.latencies(), time.Now()
+	before, last := r.Metrics.acknowledged.latencies(), time.Now()
 	every(ctx, pointEvery, func() {
-		now, after := time.Now(), r.Metrics.latencies()
-		p := Point{At: now.UTC(), P50: after.quantile(before, 0.5), P99: after.quantile(before, 0.99)}
+		now, after := time.Now(), r.Metrics.acknowledged.latencies()
+		p := Point{At: now.UTC(), P50: after.quantile(&before, 0.5), P99: after.quantile(&before, 0.99)}
 		if seconds := now.Sub(last).Seconds(); seconds > 0 {
 			p.Rate = float64(after.count-before.count) / seconds
 		}
@@ -73,50 +70,6 @@ func (h *history) add(p Point) {
 	h.list = append(h.list, p)
 }
 
-// latencies is tidemark_commit_to_ack_seconds at some moment.
-type latencies struct {
-	count  uint64
-	limits []float64 // upper, in seconds, ascending
-	upTo   []uint64  // how many events are below each
-}
-
-func (m *Metrics) latencies() latencies {
-	var metric dto.Metric
-	if err := m.commitToAck.Write(&metric); err != nil { // never: it is a histogram
-		return latencies{}
-	}
-	l := latencies{count: metric.GetHistogram().GetSampleCount()}
-	for _, b := range metric.GetHistogram().GetBucket() {
-		l.limits = append(l.limits, b.GetUpperBound())
-		l.upTo = append(l.upTo, b.GetCumulativeCount())
-	}
-	return l
-}
-
-// quantile returns the latency that a share q of the events since before was below, taken as even inside a bucket; nil if
-// there were none.
-func (l latencies) quantile(before latencies, q float64) *float64 {
-	total := l.count - before.count
-	if total == 0 || len(l.upTo) != len(before.upTo) {
-		return nil
-	}
-	rank, lower, below := q*float64(total), 0.0, 0.0
-	for i, limit := range l.limits {
-		upTo := float64(l.upTo[i] - before.upTo[i])
-		if upTo >= rank {
-			share := 1.0
-			if upTo > below {
-				share = (rank - below) / (upTo - below)
-			}
-			out := lower + (limit-lower)*share
-			return &out
-		}
-		lower, below = limit, upTo
-	}
-	out := lower // beyond the last limit: at least that
-	return &out
-}
-
 // TopicCount is how much has gone to a topic since the process was started.
 type TopicCount struct {
 	Topic  string `json:"topic"`
@@ -126,44 +79,14 @@ type TopicCount struct {
 
 // Topics returns those with the most events first, at most so many, and how many topics there are. Any goroutine may call it.
 func (m *Metrics) Topics(most int) (list []TopicCount, of int) {
-	byName := map[string]*TopicCount{}
-	collect(m.eventsPublished, func(topic string, n float64) {
-		if byName[topic] == nil {
-			byName[topic] = &TopicCount{Topic: topic}
-		}
-		byName[topic].Events += uint64(n)
-	})
-	collect(m.bytesPublished, func(topic string, n float64) {
-		if t := byName[topic]; t != nil {
-			t.Bytes = uint64(n)
-		}
-	})
+	routes, _ := m.acknowledged.now()
+	byName := perTopic(routes)
 	list = make([]TopicCount, 0, len(byName))
-	for _, t := range byName {
-		list = append(list, *t)
+	for topic, t := range byName {
+		list = append(list, TopicCount{Topic: topic, Events: t.events, Bytes: t.bytes})
 	}
 	slices.SortFunc(list, func(a, b TopicCount) int {
 		return cmp.Or(cmp.Compare(b.Events, a.Events), strings.Compare(a.Topic, b.Topic))
 	})
 	return list[:min(most, len(list))], len(list)
-}
-
-// collect calls each with the label topic and the value of every counter.
-func collect(counters *prometheus.CounterVec, each func(topic string, value float64)) {
-	collected := make(chan prometheus.Metric)
-	go func() { // ends when all are read, which is below
-		defer close(collected)
-		counters.Collect(collected)
-	}()
-	for metric := range collected {
-		var out dto.Metric
-		if err := metric.Write(&out); err != nil { // never: they are counters
-			continue
-		}
-		for _, label := range out.GetLabel() {
-			if label.GetName() == "topic" {
-				each(label.GetValue(), out.GetCounter().GetValue())
-			}
-		}
-	}
 }

@@ -11,8 +11,7 @@ import (
 
 // Metrics are the relay's Prometheus metrics. Their names are part of the outside contract.
 type Metrics struct {
-	eventsPublished *prometheus.CounterVec
-	bytesPublished  *prometheus.CounterVec
+	acknowledged    *acknowledged
 	publishErrors   *prometheus.CounterVec
 	reconnects      *prometheus.CounterVec
 	suppressed      prometheus.Counter
@@ -20,28 +19,12 @@ type Metrics struct {
 	pruned          prometheus.Counter
 	deadLettered    prometheus.Counter
 	messagesSkipped *prometheus.CounterVec
-	commitToAck     prometheus.Histogram
-
-	// perTopic saves the lookups by label, a map each, for every event. Only acked uses it, on the producer's one goroutine.
-	perTopic map[route]counters
-	// last is the route of the event before, whose counters are at hand: what is acknowledged together is of one topic.
-	last     route
-	counters counters
 }
-
-type route struct{ table, topic string }
-
-type counters struct{ events, bytes prometheus.Counter }
 
 // NewMetrics registers the relay's metrics. There is one relay a registry.
 func NewMetrics(registry prometheus.Registerer) *Metrics {
 	m := &Metrics{
-		eventsPublished: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "tidemark_events_published_total", Help: "Events that Kafka has acknowledged.",
-		}, []string{"table", "topic"}),
-		bytesPublished: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "tidemark_published_bytes_total", Help: "Bytes of the keys and values that Kafka has acknowledged.",
-		}, []string{"topic"}),
+		acknowledged: newAcknowledged(),
 		publishErrors: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tidemark_publish_errors_total", Help: "Events that Kafka or its client has rejected for good, by reason.",
 		}, []string{"topic", "reason"}),
@@ -63,13 +46,8 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		pruned: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tidemark_pruned_rows_total", Help: "Rows that were deleted from the outbox tables because they are surely in Kafka, partitions that were dropped included.",
 		}),
-		commitToAck: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "tidemark_commit_to_ack_seconds", Help: "Time from the commit in Postgres to the acknowledgement by Kafka.",
-			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 20), // half a millisecond to four minutes
-		}),
-		perTopic: map[route]counters{},
 	}
-	registry.MustRegister(m.eventsPublished, m.bytesPublished, m.publishErrors, m.reconnects, m.suppressed, m.deadLettered, m.messagesSkipped, m.missing, m.pruned, m.commitToAck)
+	registry.MustRegister(m.acknowledged, m.publishErrors, m.reconnects, m.suppressed, m.deadLettered, m.messagesSkipped, m.missing, m.pruned)
 	for _, side := range []string{"source", "kafka"} {
 		m.reconnects.WithLabelValues(side)
 	}
@@ -101,24 +79,11 @@ func oneIf(is bool) float64 {
 	return 0
 }
 
-func (m *Metrics) published(ev *decode.Event, now time.Time) {
-	if r := (route{ev.Table, ev.Topic}); r != m.last || m.counters.events == nil {
-		m.last, m.counters = r, m.of(r)
+// published counts an event that Kafka acknowledged then. It is called on the producer's goroutine.
+func (m *Metrics) published(ev *decode.Event, at time.Time) {
+	if m.acknowledged.count(ev, at) {
+		m.publishErrors.WithLabelValues(ev.Topic, publish.OtherReason) // a series that is not there does not increase
 	}
-	m.counters.events.Inc()
-	m.counters.bytes.Add(float64(len(ev.Key) + len(ev.Value)))
-	m.commitToAck.Observe(now.Sub(ev.CommitTime).Seconds())
-}
-
-// of returns the counters of a route.
-func (m *Metrics) of(r route) counters {
-	c, ok := m.perTopic[r]
-	if !ok {
-		c = counters{m.eventsPublished.WithLabelValues(r.table, r.topic), m.bytesPublished.WithLabelValues(r.topic)}
-		m.perTopic[r] = c
-		m.publishErrors.WithLabelValues(r.topic, publish.OtherReason) // a series that is not there does not increase
-	}
-	return c
 }
 
 // Missing notes how many events the last comparison of the tables with the topics found to be missing. Any goroutine may

@@ -451,9 +451,9 @@ func (p *path) acked(d *publish.Delivery, err error) {
 	bytes, slab := ev.Bytes(), slabOf(d)
 	switch {
 	case err == nil:
-		now := time.Now()
-		p.Metrics.published(ev, now)
-		p.recent.offer(d, now)
+		at := p.pub.Answered()
+		p.Metrics.published(ev, at)
+		p.recent.offer(d, at)
 		if ev.Topic == p.DeadLetterTopic {
 			p.Metrics.deadLettered.Inc()
 		}

@@ -46,25 +46,25 @@ type recent struct {
 }
 
 // offer is called for each event that is acknowledged, on the producer's goroutine.
-func (r *recent) offer(d *publish.Delivery, now time.Time) {
+func (r *recent) offer(d *publish.Delivery, at time.Time) {
 	if r.taken >= recentRate {
-		if now.Sub(r.second) < time.Second {
+		if at.UnixNano()-r.second.UnixNano() < int64(time.Second) {
 			return
 		}
 		r.taken = 0
 	}
 	if r.taken == 0 {
-		r.second = now
+		r.second = at
 	}
 	r.taken++
-	r.keep(d, now)
+	r.keep(d, at)
 }
 
-func (r *recent) keep(d *publish.Delivery, now time.Time) {
+func (r *recent) keep(d *publish.Delivery, at time.Time) {
 	ev := &d.Event
 	p := Published{
 		Position: ev.Position, ID: short(ev.ID), Table: ev.Table, Topic: short(ev.Topic), Key: bytes.Clone(ev.Key[:min(len(ev.Key), recentText)]),
-		Type: short(eventType(ev)), Partition: d.Partition, Offset: d.Offset, Bytes: len(ev.Key) + len(ev.Value), CommittedAt: ev.CommitTime, AckedAt: now,
+		Type: short(eventType(ev)), Partition: d.Partition, Offset: d.Offset, Bytes: len(ev.Key) + len(ev.Value), CommittedAt: ev.CommitTime, AckedAt: at,
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

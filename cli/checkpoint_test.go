@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -75,18 +76,13 @@ func (b *checkpointBench) awaitIdle() {
 		b.t.Fatal(err)
 	}
 	defer conn.Close(context.Background()) //nolint:errcheck // read only
-	for deadline := time.Now().Add(30 * time.Second); ; {
+	eventually(b.t, "the slot is free", func() bool {
 		var active bool
 		if err := conn.QueryRow(b.t.Context(), "select exists (select from pg_replication_slots where slot_name = $1 and active)", b.slot).Scan(&active); err != nil {
 			b.t.Fatal(err)
 		}
-		if !active {
-			return
-		}
-		if time.Now().After(deadline) {
-			b.t.Fatal("the slot stays active")
-		}
-	}
+		return !active
+	})
 }
 
 func (b *checkpointBench) exec(sql string, args ...any) {
@@ -116,29 +112,51 @@ func (b *checkpointBench) show(store string) *checkpoint.Checkpoint {
 	return &c
 }
 
-// mustHaveAllOnce checks that each row is in Kafka, and in there once.
-func (b *checkpointBench) mustHaveAllOnce() {
+// records reads the topic of the orders from its start to where it ends now.
+func (b *checkpointBench) records() (records []*kgo.Record) {
 	b.t.Helper()
-	client, err := kgo.NewClient(kgo.SeedBrokers(b.brokers...))
+	const topic = "outbox.event.order"
+	client, err := kgo.NewClient(kgo.SeedBrokers(b.brokers...), kgo.ConsumeTopics(topic),
+		kgo.KeepControlRecords()) // the fence of a predecessor takes an offset a partition
 	if err != nil {
 		b.t.Fatal(err)
 	}
 	defer client.Close()
-	ends, err := kadm.NewClient(client).ListEndOffsets(b.t.Context(), "outbox.event.order")
-	if err != nil {
+	ctx, cancel := context.WithTimeout(b.t.Context(), 2*time.Minute)
+	defer cancel()
+	ends, err := kadm.NewClient(client).ListEndOffsets(ctx, topic)
+	if err = errors.Join(err, ends.Error()); err != nil {
 		b.t.Fatal(err)
 	}
-	var n int64
-	ends.Each(func(o kadm.ListedOffset) { n += o.Offset })
-	// The fence of a predecessor takes an offset a partition, so the records themselves are counted.
-	client.AddConsumeTopics("outbox.event.order")
-	ids := map[string]int{}
-	for n > 0 && len(ids) < b.rows {
-		fetches := client.PollFetches(b.t.Context())
-		if err := fetches.Err(); err != nil {
-			b.t.Fatal(err)
+	left := map[int32]int64{}
+	ends.Each(func(o kadm.ListedOffset) {
+		if o.Offset > 0 {
+			left[o.Partition] = o.Offset
 		}
-		fetches.EachRecord(func(r *kgo.Record) { ids[string(r.Headers[0].Value)]++ })
+	})
+	for len(left) > 0 {
+		fetches := client.PollFetches(ctx)
+		if err := fetches.Err(); err != nil {
+			b.t.Fatalf("read %s up to %v: %v", topic, left, err)
+		}
+		fetches.EachRecord(func(r *kgo.Record) {
+			if r.Offset+1 >= left[r.Partition] {
+				delete(left, r.Partition)
+			}
+			if !r.Attrs.IsControl() {
+				records = append(records, r)
+			}
+		})
+	}
+	return records
+}
+
+// mustHaveAllOnce checks that each row is in Kafka, and in there once.
+func (b *checkpointBench) mustHaveAllOnce() {
+	b.t.Helper()
+	ids := map[string]int{}
+	for _, r := range b.records() {
+		ids[string(r.Headers[0].Value)]++
 	}
 	if len(ids) != b.rows {
 		b.t.Errorf("%d events arrived of %d rows", len(ids), b.rows)
@@ -256,12 +274,7 @@ func TestCheckpointStaysWhileARelayStreams(t *testing.T) {
 	}
 	start := fmt.Sprintf(`START_REPLICATION SLOT "%s" LOGICAL 0/0 (proto_version '1', publication_names 'tidemark')`, b.slot)
 	reader := conn.PgConn().Exec(t.Context(), start)
-	deadline := time.Now().Add(30 * time.Second)
-	for strings.Contains(b.run("postgres", 0, "status"), "inactive") {
-		if time.Now().After(deadline) {
-			t.Fatal("nobody streams")
-		}
-	}
+	eventually(t, "somebody streams", func() bool { return !strings.Contains(b.run("postgres", 0, "status"), "inactive") })
 	b.run("postgres", 1, "checkpoint move --to file", "(Postgres backend ")
 	b.run("postgres", 1, "checkpoint adopt --accept-gap", "(Postgres backend ")
 	ended, cancel := context.WithCancel(context.Background())

@@ -31,7 +31,9 @@ func browser(t *testing.T, url string) context.Context {
 	t.Helper()
 	path, err := findChromium()
 	stacktest.Require(t, "chromium", err)
-	o := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.UserDataDir(t.TempDir())) // root has no sandbox
+	// Root has no sandbox. The folder of the browser's data is chromedp's own: its processes may write there for a moment after
+	// their end, and chromedp waits for that.
+	o := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox)
 	ctx, cancel := chromedp.NewExecAllocator(context.Background(), o...)
 	t.Cleanup(cancel)
 	ctx, cancel = chromedp.NewContext(ctx)

@@ -4,10 +4,8 @@ import (
 	"context"
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tidemark/tidemark/checkpoint"
 )
@@ -58,26 +56,14 @@ func TestOnceLeavesAloneWhatIsBehindItsEnd(t *testing.T) {
 // recordsBehind counts the records of commits at or behind lsn.
 func (b *checkpointBench) recordsBehind(lsn checkpoint.LSN) (n int) {
 	b.t.Helper()
-	client, err := kgo.NewClient(kgo.SeedBrokers(b.brokers...), kgo.ConsumeTopics("outbox.event.order"))
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	defer client.Close()
-	for { // until nothing has come for a while
-		ctx, cancel := context.WithTimeout(b.t.Context(), 300*time.Millisecond)
-		fetches := client.PollFetches(ctx)
-		cancel()
-		if fetches.NumRecords() == 0 {
-			return n
-		}
-		fetches.EachRecord(func(r *kgo.Record) {
-			for _, h := range r.Headers {
-				if h.Key == "tidemark-position" && string(h.Value) >= hex16(uint64(lsn)) {
-					n++
-				}
+	for _, r := range b.records() {
+		for _, h := range r.Headers {
+			if h.Key == "tidemark-position" && string(h.Value) >= hex16(uint64(lsn)) {
+				n++
 			}
-		})
+		}
 	}
+	return n
 }
 
 func hex16(n uint64) string { return fmt.Sprintf("%016x", n) }

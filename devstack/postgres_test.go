@@ -347,7 +347,7 @@ func TestServerDiesWithItsKilledOwner(t *testing.T) {
 			}
 			_ = owner.Wait()
 
-			deadline := time.After(30 * time.Second)
+			deadline := time.After(2 * time.Minute)
 			tick := time.NewTicker(20 * time.Millisecond) // nobody tells when the orphans of another process end
 			defer tick.Stop()
 			for len(processesOf(t, dir)) > 0 {

@@ -94,7 +94,7 @@ func ask(conn net.Conn, within time.Duration) error {
 }
 
 const (
-	patience = 10 * time.Second       // for what happens
+	patience = time.Minute            // for what happens
 	silence  = 200 * time.Millisecond // for what must not
 )
 

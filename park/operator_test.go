@@ -151,7 +151,7 @@ func TestReleaseAllEndsWhateverTheRelayRejectsMeanwhile(t *testing.T) {
 	mustPark(t, s, poison(1, "a"), poison(2, "b"), poison(3, "c"))
 	sql(t, dsn, "create function reject() returns trigger language plpgsql as $$ begin new.state := 'waiting'; return new; end $$",
 		"create trigger reject before update on tidemark_parked for each row execute function reject()")
-	ctx, cancel := contextFor(t, 10*time.Second)
+	ctx, cancel := contextFor(t, time.Minute)
 	defer cancel()
 	if n, err := s.ReleaseAll(ctx); n != 3 || err != nil {
 		t.Errorf("released %d, %v, want 3", n, err)

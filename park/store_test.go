@@ -415,7 +415,7 @@ func TestACancelledCallLeavesAStoreThatWorks(t *testing.T) {
 	if err := s.Park(ctx, []Event{poison(2, "a")}); !errors.Is(err, ctx.Err()) {
 		t.Errorf("a call whose context ends: %v", err)
 	}
-	if took := time.Since(began); took > 5*time.Second {
+	if took := time.Since(began); took > time.Minute {
 		t.Errorf("returned after %s", took)
 	}
 	must(t, tx.Rollback(t.Context()))

@@ -142,7 +142,7 @@ func TestSilenceIsNoticedWhereNobodyListens(t *testing.T) {
 	if d, err := out.Silence(time.Now()); d != 0 || err != nil {
 		t.Errorf("Silence() = %s, %v before anything was asked", d, err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	if err := out.Ping(ctx); err == nil {
 		t.Error("Ping succeeds")
@@ -320,7 +320,7 @@ func TestCloseBringsEverythingBack(t *testing.T) {
 	out.hand(events(0, 10, 10)...)
 	begin := time.Now()
 	out.Close()
-	if took := time.Since(begin); took > 10*time.Second {
+	if took := time.Since(begin); took > time.Minute {
 		t.Errorf("Close took %s", took)
 	}
 	back := out.answers(20)

@@ -66,7 +66,8 @@ func crash(t *testing.T, a *arena) {
 	r := a.startReady()
 	w := a.write(trial.Load{Writers: 6, Rate: 1000})
 	kills := 0
-	for end := time.Now().Add(longer(t, "TIDEMARK_TEST_CRASH_FOR", 10*time.Second)); time.Now().Before(end); {
+	const enough = 2000 // rows, of which some are rolled back
+	for end := time.Now().Add(longer(t, "TIDEMARK_TEST_CRASH_FOR", 10*time.Second)); time.Now().Before(end) || kills < 5 || w.Rows() < enough; {
 		next := time.NewTimer(500*time.Millisecond + rand64(rng, time.Second))
 		select {
 		case <-next.C:
@@ -83,8 +84,8 @@ func crash(t *testing.T, a *arena) {
 	v := a.judge()
 	a.stop(r)
 	t.Logf("%d kills", kills)
-	if kills < 5 || v.Committed < 1000 {
-		t.Errorf("%d kills and %d events: too few to show anything", kills, v.Committed)
+	if v.Committed < enough/2 {
+		t.Errorf("%d events: too few to show anything", v.Committed)
 	}
 }
 

@@ -2,6 +2,7 @@ package test_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/tidemark/tidemark/test/trial"
 )
@@ -52,7 +53,7 @@ func TestHardTransactions(t *testing.T) {
 			w := a.write(test.load)
 			// A restart in the middle: where other relays go on is where they lose.
 			half := test.load.Rows / 2
-			a.await("half of the rows are written", patience*2, func() bool { return w.Rows() >= half })
+			a.await("half of the rows are written", 2*time.Minute, func() bool { return w.Rows() >= half })
 			a.stop(r)
 			r = a.start()
 			if err := w.Wait(); err != nil {

@@ -254,7 +254,7 @@ func (a *arena) launch() *trial.Relay {
 func (a *arena) mustEnd(status int, words ...string) {
 	a.t.Helper()
 	r := a.launch()
-	got, err := r.Wait(time.Minute)
+	got, err := r.Wait(2 * time.Minute)
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -309,7 +309,7 @@ func (a *arena) runBefore(t *testing.T) {
 	}
 	a.judge()
 	a.stop(r)
-	a.await("the slot is free", 10*time.Second, func() bool {
+	a.await("the slot is free", time.Minute, func() bool {
 		_, pid, err := a.Confirmed(t.Context())
 		return err == nil && pid == 0
 	})

@@ -350,7 +350,7 @@ func TestEventuatePollingHandOver(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if status, err := r.Wait(time.Minute); err != nil || status != 1 || !strings.Contains(r.Log(), "it is Eventuate Tram's, and the application's migrations create it") {
+	if status, err := r.Wait(2 * time.Minute); err != nil || status != 1 || !strings.Contains(r.Log(), "it is Eventuate Tram's, and the application's migrations create it") {
 		t.Errorf("init without Tram's table: exit status %d, %v: %s", status, err, r.Log())
 	}
 }
@@ -410,7 +410,7 @@ func (b *eventuateBench) start() *trial.Relay {
 		b.t.Fatal(err)
 	}
 	b.t.Cleanup(func() { _ = r.Kill() })
-	ctx, cancel := context.WithTimeout(b.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(b.t.Context(), 2*time.Minute)
 	defer cancel()
 	if err := r.AwaitReady(ctx); err != nil {
 		b.t.Fatal(err)
@@ -420,7 +420,7 @@ func (b *eventuateBench) start() *trial.Relay {
 
 func (b *eventuateBench) stop(r *trial.Relay) {
 	b.t.Helper()
-	if status, err := r.Stop(30 * time.Second); err != nil || status != 0 {
+	if status, err := r.Stop(2 * time.Minute); err != nil || status != 0 {
 		b.t.Fatalf("SIGTERM: exit status %d, %v, want 0: %s", status, err, end(r.Log(), 3000))
 	}
 }

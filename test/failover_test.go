@@ -83,7 +83,7 @@ func silentHostIsTakenOver(t *testing.T, a *arena) {
 	a.awaitReady(standby)
 	took := time.Since(silent)
 	t.Logf("taken over %v after the host fell silent", took.Round(time.Millisecond))
-	if took > 15*time.Second {
+	if took > 45*time.Second { // the server's own limit is a minute
 		t.Errorf("the takeover took %v", took)
 	}
 	if err := active.Signal(syscall.SIGCONT); err != nil {
@@ -144,7 +144,7 @@ func TestFailoverWithoutTheSlot(t *testing.T) {
 	if err := pair.Failover(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if status, err := r.Wait(time.Minute); err != nil || status != 3 || !strings.Contains(r.Log(), "--republish") {
+	if status, err := r.Wait(2 * time.Minute); err != nil || status != 3 || !strings.Contains(r.Log(), "--republish") {
 		t.Fatalf("exit status %d, %v, want 3 and the way out", status, err)
 	}
 	// More is written that no slot sees.
@@ -207,7 +207,7 @@ func TestAdoptAfterALostEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	r = a.start()
-	if status, err := r.Wait(time.Minute); err != nil || status != 3 || !strings.Contains(r.Log(), "adopt --accept-gap") {
+	if status, err := r.Wait(2 * time.Minute); err != nil || status != 3 || !strings.Contains(r.Log(), "adopt --accept-gap") {
 		t.Fatalf("exit status %d, %v, want 3 and the way out", status, err)
 	}
 	a.command("checkpoint", "adopt", "--accept-gap")
@@ -302,7 +302,7 @@ func TestReplica(t *testing.T) {
 	}
 	a.Config.Args = []string{"run", "--once"}
 	r = a.start()
-	if status, err := r.Wait(time.Minute); err != nil || status != 0 {
+	if status, err := r.Wait(2 * time.Minute); err != nil || status != 0 {
 		t.Fatalf("run --once: exit status %d, %v, want 0", status, err)
 	}
 	if err := a.Settle(t.Context()); err != nil {
@@ -326,7 +326,7 @@ func (a *arena) command(args ...string) {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	if status, err := out.Wait(time.Minute); err != nil || status != 0 {
+	if status, err := out.Wait(2 * time.Minute); err != nil || status != 0 {
 		a.t.Fatalf("%v: exit status %d, %v\n%s", args, status, err, out.Log())
 	}
 }

@@ -24,7 +24,7 @@ import (
 func TestMain(m *testing.M) { stacktest.Main(m) }
 
 // patience is how long nothing may arrive before what is missing counts as lost.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 //nolint:gochecknoglobals // built once for all tests, when the first one asks
 var built = sync.OnceValues(func() (string, error) { return trial.Build(context.Background()) })
@@ -147,7 +147,7 @@ func (a *arena) startReady() *trial.Relay {
 
 func (a *arena) awaitReady(r *trial.Relay) {
 	a.t.Helper()
-	ctx, cancel := context.WithTimeout(a.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(a.t.Context(), 2*time.Minute)
 	defer cancel()
 	if err := r.AwaitReady(ctx); err != nil {
 		a.t.Fatal(err)
@@ -157,7 +157,7 @@ func (a *arena) awaitReady(r *trial.Relay) {
 // stop ends a tidemark with SIGTERM, after which its exit status has to be 0.
 func (a *arena) stop(r *trial.Relay) {
 	a.t.Helper()
-	status, err := r.Stop(30 * time.Second)
+	status, err := r.Stop(2 * time.Minute)
 	if err != nil || status != 0 {
 		a.t.Fatalf("SIGTERM: exit status %d, %v, want 0", status, err)
 	}

@@ -95,7 +95,7 @@ func TestPruneBesideABrokerThatIsAway(t *testing.T) {
 	}
 	r = a.startReady()
 	a.mustStop(w)
-	for deadline := time.Now().Add(time.Minute); count() > 0 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(3 * time.Minute); count() > 0 && time.Now().Before(deadline); {
 		a.prune()
 	}
 	if n := count(); n > 0 {

@@ -40,7 +40,7 @@ func TestIdleSlotMoves(t *testing.T) {
 	follows := func() {
 		t.Helper()
 		mark := now()
-		a.await("the slot follows past "+mark, 10*time.Second, func() bool { return passed(mark) })
+		a.await("the slot follows past "+mark, time.Minute, func() bool { return passed(mark) })
 	}
 
 	busy(t, other)
@@ -63,7 +63,7 @@ func TestIdleSlotMoves(t *testing.T) {
 		t.Fatal(err)
 	}
 	row := now() // the row's commit is before this
-	a.await("the slot follows up to the row", 10*time.Second, func() bool { return passed(before) })
+	a.await("the slot follows up to the row", time.Minute, func() bool { return passed(before) })
 	for end := time.Now().Add(4 * time.Second); time.Now().Before(end); {
 		if passed(row) {
 			confirmed, _, _ := a.Confirmed(t.Context())
@@ -121,7 +121,7 @@ func TestStalledConsumerKeepsItsStream(t *testing.T) {
 	t.Parallel()
 	kafka := stacktest.NewKafka(t)
 	a := newArenaOn(t, stacktest.Database(t, postgresOptions()), kafka.Brokers())
-	a.Config.DSN += "&options=-c%20wal_sender_timeout%3D2s"
+	a.Config.DSN += "&options=-c%20wal_sender_timeout%3D4s"
 	// Little room, so that the stream really stands still.
 	a.Config = a.Config.With("TIDEMARK_KAFKA_MAX_BUFFERED_BYTES", "256KiB")
 	r := a.startReady()
@@ -146,7 +146,7 @@ func TestStalledConsumerKeepsItsStream(t *testing.T) {
 		return after == before
 	})
 	_, stalled, _ := a.Ledger.Progress()
-	for end := time.Now().Add(8 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
 		if now := walsender(); now != pid {
 			t.Fatalf("the walsender was %d and is %d: the stream was lost", pid, now)
 		}

@@ -163,9 +163,11 @@ func TestVerifyBringsEveryRowOfALostSlot(t *testing.T) {
 			return err == nil && n == 0
 		})
 		left := a.lostIDs()
-		if got := a.verify(0, "--repair").ids("repaired"); !slices.Equal(got, left) {
-			t.Errorf("%d rows were repaired, want the %d that a killed repair had left of %d", len(got), len(left), len(found))
+		got := a.verify(0, "--repair").ids("repaired")
+		if slices.ContainsFunc(got, func(id string) bool { return !slices.Contains(left, id) }) {
+			t.Errorf("%d rows were repaired, and a killed repair had left %d of %d", len(got), len(left), len(found))
 		}
+		// What the killed one had sent last may have arrived behind the look; what is missing all the same is found now.
 		if v := a.verify(0, "--repair"); v.Counts["published"] != v.Rows {
 			t.Errorf("the second repair: %v", v.Counts)
 		}

@@ -175,7 +175,7 @@ func (s *source) dropSlot() {
 // next returns the next message that is not a keepalive.
 func (st *stream) next() []byte {
 	st.t.Helper()
-	until := time.Now().Add(30 * time.Second)
+	until := time.Now().Add(2 * time.Minute)
 	for {
 		m, err := st.Receive(st.t.Context(), until)
 		if err != nil {
@@ -240,7 +240,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for !ok() {
 		if time.Now().After(deadline) {
 			t.Fatalf("never: %s", what)

@@ -322,7 +322,7 @@ func runDebezium(t *testing.T, program *devstack.JavaProgram, dsn string, connec
 		t.Error(err)
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	defer cancel()
 	cmd, err := program.Command(ctx, func(line string) { t.Log(line) }, file)
 	if err != nil {
@@ -371,7 +371,7 @@ func consume(t *testing.T, brokers []string, n int) []record {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	var out []record
 	for len(out) < n {

@@ -62,7 +62,7 @@ func TestSwitchFromDebeziumAndBack(t *testing.T) {
 			t.Cleanup(func() { _ = relay.Kill() })
 			s.moreThan(1000)
 
-			if status, err := relay.Stop(30 * time.Second); err != nil || status != 0 {
+			if status, err := relay.Stop(2 * time.Minute); err != nil || status != 0 {
 				t.Fatalf("exit status %d, %v", status, err)
 			}
 			s.awaitFree("tidemark")
@@ -308,7 +308,7 @@ func (s *switching) judge() {
 	if err := s.db.QueryRow(s.t.Context(), "select last_value from outbox_id_seq").Scan(&rows); err != nil {
 		s.t.Fatal(err)
 	}
-	err := trial.Await(s.t.Context(), "every row has come", 20*time.Second, func() (bool, error) { return s.arrived() >= rows, nil })
+	err := trial.Await(s.t.Context(), "every row has come", time.Minute, func() (bool, error) { return s.arrived() >= rows, nil })
 	if err != nil {
 		n := 0
 		for id := 1; id <= rows; id++ {

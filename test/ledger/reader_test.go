@@ -83,7 +83,7 @@ func (s *shelf) publish(n int) {
 // awaitEnd reads to the end, which has to come.
 func (s *shelf) awaitEnd() {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(s.t.Context(), 2*time.Minute)
 	defer cancel()
 	if err := s.reader.AwaitEnd(ctx, topic); err != nil {
 		s.t.Fatal(err)
@@ -152,7 +152,7 @@ func TestAwaitEndAsksAgain(t *testing.T) {
 	s.create()
 	s.publish(20)
 	waiting := make(chan error, 1)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	go func() { waiting <- s.reader.AwaitEnd(ctx, topic) }() // ends with the end or the deadline
 	s.destroy()

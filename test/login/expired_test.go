@@ -47,7 +47,7 @@ func newExpiredServer(ctx context.Context, authority *devstack.Authority) (*expi
 
 func (s *expiredServer) serve(conn net.Conn) {
 	defer conn.Close() //nolint:errcheck // nothing came of it anyway
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
 	first := &firstByte{Conn: conn}
 	if _, err := conn.Read(first.b[:]); err != nil {
 		return

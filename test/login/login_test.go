@@ -120,7 +120,7 @@ func (s *servers) runMustSay(t *testing.T, c trial.Config, l *login) {
 	}
 	defer r.Kill() //nolint:errcheck // it has ended, or the test has failed
 	if l.ends {
-		status, err := r.Wait(time.Minute)
+		status, err := r.Wait(2 * time.Minute)
 		lines := strings.Split(strings.TrimSpace(r.Log()), "\n")
 		last := lines[len(lines)-1]
 		t.Logf("run: %s", last)
@@ -131,7 +131,7 @@ func (s *servers) runMustSay(t *testing.T, c trial.Config, l *login) {
 		return
 	}
 	var line string
-	err = trial.Await(t.Context(), "run says "+says[0], time.Minute, func() (bool, error) {
+	err = trial.Await(t.Context(), "run says "+says[0], 2*time.Minute, func() (bool, error) {
 		for text := range strings.Lines(r.Log()) {
 			if strings.Contains(text, says[0]) && strings.Contains(text, `"level":"warn"`) {
 				line = text
@@ -144,7 +144,7 @@ func (s *servers) runMustSay(t *testing.T, c trial.Config, l *login) {
 	}
 	t.Logf("run waits: %s", line)
 	mustHold(t, "run", line, says)
-	if _, err := r.Stop(time.Minute); err != nil {
+	if _, err := r.Stop(2 * time.Minute); err != nil {
 		t.Error(err)
 	}
 }

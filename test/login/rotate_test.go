@@ -36,12 +36,14 @@ func (s *servers) rotate(t *testing.T) {
 	defer r.Kill() //nolint:errcheck // it has ended, or the test has failed
 	arrived := func(want int64) {
 		t.Helper()
-		err := trial.Await(t.Context(), "the event arrives", time.Minute, func() (bool, error) {
-			topics, err := s.admin.ListTopics(t.Context())
-			return err == nil && topics.Has(prefix(number)+"order") && s.records(t, prefix(number)+"order") >= want, err
+		var last error
+		err := trial.Await(t.Context(), "the event arrives", 2*time.Minute, func() (bool, error) {
+			n, err := s.count(t.Context(), prefix(number)+"order") // not at once: there is no such topic, or the broker has just started
+			last = err
+			return n >= want, nil
 		})
 		if err != nil {
-			t.Fatalf("%v; its log:\n%s", err, r.Log())
+			t.Fatalf("%v, %v; its log:\n%s", err, last, r.Log())
 		}
 	}
 	arrived(1)
@@ -58,7 +60,7 @@ func (s *servers) rotate(t *testing.T) {
 	s.exec("select pg_terminate_backend(pid) from pg_stat_replication where application_name = 'tidemark'",
 		"insert into outbox (id, aggregatetype, aggregateid, type, payload) values (gen_random_uuid(), 'order', '1', 'Paid', '{}')")
 	arrived(2)
-	if status, err := r.Stop(time.Minute); err != nil || status != 0 {
+	if status, err := r.Stop(2 * time.Minute); err != nil || status != 0 {
 		t.Errorf("exit status %d, %v", status, err)
 	}
 }

@@ -254,14 +254,22 @@ func (s *servers) doctor(t *testing.T, c trial.Config) []finding {
 }
 
 // records counts what consumers can read in a topic, and the markers of transactions.
-func (s *servers) records(t *testing.T, topic string) (n int64) {
+func (s *servers) records(t *testing.T, topic string) int64 {
 	t.Helper()
-	ends, err := s.admin.ListCommittedOffsets(t.Context(), topic)
-	if err = errors.Join(err, ends.Error()); err != nil {
+	n, err := s.count(t.Context(), topic)
+	if err != nil {
 		t.Fatal(err)
 	}
-	ends.Each(func(o kadm.ListedOffset) { n += o.Offset })
 	return n
+}
+
+func (s *servers) count(ctx context.Context, topic string) (n int64, err error) {
+	ends, err := s.admin.ListCommittedOffsets(ctx, topic)
+	if err = errors.Join(err, ends.Error()); err != nil {
+		return 0, err
+	}
+	ends.Each(func(o kadm.ListedOffset) { n += o.Offset })
+	return n, nil
 }
 
 func (s *servers) otherSigner() *ecdsa.PrivateKey {

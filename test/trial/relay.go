@@ -111,7 +111,7 @@ func Command(ctx context.Context, c Config, args ...string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	status, err := r.Wait(time.Minute)
+	status, err := r.Wait(3 * time.Minute)
 	if err == nil && status != 0 {
 		err = fmt.Errorf("tidemark %s: exit status %d: %s", strings.Join(args, " "), status, strings.TrimSpace(r.Log()))
 	}

@@ -89,11 +89,8 @@ func (k *kafka) examine(ctx context.Context, routes <-chan []*route) {
 func (k *kafka) connect(ctx context.Context) bool {
 	k.why = "because " + checkKafka + " failed"
 	k.Kafka.DialTimeout = dialLimit
-	opts, err := k.Kafka.ClientOptions()
-	if err == nil {
-		k.client, err = kgo.NewClient(append(opts, kgo.RequestRetries(1), kgo.RetryTimeout(askLimit), kgo.MetadataMinAge(10*time.Millisecond))...)
-	}
-	if err != nil {
+	var err error
+	if k.client, err = k.Kafka.Client(kgo.RequestRetries(1), kgo.RetryTimeout(askLimit), kgo.MetadataMinAge(10*time.Millisecond)); err != nil {
 		k.fail(checkKafka, err.Error(), "correct kafka in the configuration")
 		return false
 	}

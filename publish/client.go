@@ -50,6 +50,20 @@ type SASL struct {
 	Password, Token func() (string, error) // the one that the mechanism needs
 }
 
+// Client returns a client that leads to the brokers, with more options. It connects when it is used, and is the caller's to
+// close.
+func (o *Options) Client(more ...kgo.Opt) (*kgo.Client, error) {
+	opts, err := o.ClientOptions()
+	if err != nil {
+		return nil, err
+	}
+	client, err := kgo.NewClient(append(opts, more...)...)
+	if err != nil {
+		return nil, fmt.Errorf("configure the Kafka client: %w", err)
+	}
+	return client, nil
+}
+
 // ClientOptions returns what leads any client to the brokers: addresses, TLS, login, patience. The producer adds its own.
 func (o *Options) ClientOptions() ([]kgo.Opt, error) {
 	opts := []kgo.Opt{

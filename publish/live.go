@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // LiveTopic is a topic as the brokers describe it.
@@ -18,13 +17,9 @@ type LiveTopic struct {
 
 // LiveTopics describes the topics whose names are wanted, sorted by name, internal ones left out.
 func (o *Options) LiveTopics(ctx context.Context, wanted func(name string) bool) ([]LiveTopic, error) {
-	shared, err := o.ClientOptions()
+	client, err := o.Client()
 	if err != nil {
 		return nil, err
-	}
-	client, err := kgo.NewClient(shared...)
-	if err != nil {
-		return nil, fmt.Errorf("create the Kafka client: %w", err)
 	}
 	defer client.Close()
 	admin := kadm.NewClient(client)

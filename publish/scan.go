@@ -84,15 +84,7 @@ const scanPatience = time.Minute
 
 // reading returns a client that fetches by topic name: later versions of the request name topics by id.
 func (o *Options) reading() (*kgo.Client, error) {
-	opts, err := o.ClientOptions()
-	if err != nil {
-		return nil, err
-	}
-	client, err := kgo.NewClient(append(opts, kgo.MaxVersions(kversion.V3_0_0()))...)
-	if err != nil {
-		return nil, fmt.Errorf("configure the Kafka client: %w", err)
-	}
-	return client, nil
+	return o.Client(kgo.MaxVersions(kversion.V3_0_0()))
 }
 
 // scanner reads spans. It fetches for itself, because the end of a partition can be a marker, an aborted or a compacted

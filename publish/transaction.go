@@ -174,13 +174,9 @@ func (p *Publisher) Abort(ctx context.Context) error {
 // publishes again: their open transaction is aborted, or committed to its end if that was decided. A producer of that id
 // which begins later is not hindered.
 func (o *Options) Fence(ctx context.Context, transactionalID string) error {
-	opts, err := o.ClientOptions()
+	client, err := o.Client()
 	if err != nil {
 		return err
-	}
-	client, err := kgo.NewClient(opts...)
-	if err != nil {
-		return fmt.Errorf("configure the Kafka client: %w", err)
 	}
 	defer client.Close()
 	return fenceTransactional(ctx, client, transactionalID)

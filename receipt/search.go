@@ -64,15 +64,12 @@ type place struct {
 // askKafka looks for records of the event.
 func (f *finder) askKafka(ctx context.Context) {
 	f.receipt.Records = []Record{}
-	opts, err := f.Kafka.ClientOptions()
+	client, err := f.Kafka.Client(kgo.MetadataMinAge(10 * time.Millisecond))
 	if err == nil {
-		var client *kgo.Client
-		if client, err = kgo.NewClient(append(opts, kgo.MetadataMinAge(10*time.Millisecond))...); err == nil {
-			defer client.Close()
-			s := &search{finder: f, admin: kadm.NewClient(client), ids: map[string]bool{f.receipt.ID: true}, seen: map[offset]bool{}, read: map[string]map[int32]*reach{}}
-			err = s.everywhere(ctx)
-			s.report()
-		}
+		defer client.Close()
+		s := &search{finder: f, admin: kadm.NewClient(client), ids: map[string]bool{f.receipt.ID: true}, seen: map[offset]bool{}, read: map[string]map[int32]*reach{}}
+		err = s.everywhere(ctx)
+		s.report()
 	}
 	if err != nil {
 		f.complete = false

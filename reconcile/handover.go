@@ -2,7 +2,6 @@ package reconcile
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -103,8 +102,7 @@ func (h *handover) enter(_ context.Context, ev *decode.Event, commit pglogrepl.L
 	return nil
 }
 
-// read goes over the log from the slot's position to the end, and shows each row, and the end of each transaction with a nil event.
-// It confirms nothing.
+// read is readLog from the slot's position to the end, with a connection of its own.
 func (h *handover) read(ctx context.Context, each func(context.Context, *decode.Event, pglogrepl.LSN) error) error {
 	conn, err := wal.Connect(ctx, h.Source)
 	if err != nil {
@@ -124,46 +122,14 @@ func (h *handover) read(ctx context.Context, each func(context.Context, *decode.
 		return err
 	}
 	defer reader.Close()
-	for rows := 0; ; {
-		var ev decode.Event // a row may be kept
-		msg, err := reader.Receive(ctx, time.Time{})
-		if err != nil {
-			return err
+	rows := 0
+	return readLog(ctx, reader, decoder, h.end, func(ev *decode.Event, commit pglogrepl.LSN) error {
+		if ev != nil {
+			rows++
 		}
-		switch msg.Kind {
-		case wal.Quiet:
-		case wal.Keepalive:
-			if msg.WALEnd >= h.end {
-				return nil
-			}
-		case wal.Data:
-			kind, err := decoder.Decode(msg.Data, &ev)
-			if err != nil {
-				return fmt.Errorf("read the log: %w", err)
-			}
-			switch kind {
-			case decode.Row:
-				rows++
-				err = each(ctx, &ev, 0)
-			case decode.Commit:
-				if err = each(ctx, nil, decoder.Transaction().End); err == nil && decoder.Transaction().End >= h.end {
-					return nil
-				}
-			case decode.Begin:
-				if decoder.Transaction().Commit >= h.end {
-					return nil
-				}
-			case decode.Skip, decode.Lone, decode.Ignored: // no relay of tables has published a message
-			}
-			if errors.Is(err, errHandedOver) {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			h.say(rows)
-		}
-	}
+		h.say(rows)
+		return each(ctx, ev, commit)
+	})
 }
 
 // start begins to stream. A walsender that has lost its client, as that of the reading before, holds the slot for a moment.
@@ -182,8 +148,6 @@ func (h *handover) start(ctx context.Context, conn *wal.Conn) (*wal.Reader, erro
 	}
 }
 
-var errHandedOver = errors.New("everything that is to be published is")
-
 func (h *handover) say(rows int) {
 	if time.Since(h.said) > 5*time.Second {
 		h.said = time.Now()
@@ -196,13 +160,9 @@ func (h *handover) lookUp(ctx context.Context) error {
 	if len(h.order) == 0 {
 		return nil
 	}
-	opts, err := h.Kafka.ClientOptions()
+	client, err := h.Kafka.Client(kgo.MetadataMinAge(10 * time.Millisecond))
 	if err != nil {
 		return err
-	}
-	client, err := kgo.NewClient(append(opts, kgo.MetadataMinAge(10*time.Millisecond))...)
-	if err != nil {
-		return fmt.Errorf("configure the Kafka client: %w", err)
 	}
 	defer client.Close()
 	spans, err := h.spans(ctx, kadm.NewClient(client))
@@ -311,7 +271,7 @@ func (h *handover) publish(ctx context.Context, end pglogrepl.LSN) error {
 	return h.read(ctx, func(ctx context.Context, ev *decode.Event, commit pglogrepl.LSN) error {
 		if ev == nil {
 			if commit >= end {
-				return errHandedOver
+				return errEnough
 			}
 			return nil
 		}

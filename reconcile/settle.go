@@ -58,7 +58,7 @@ func (v *verifier) settle(ctx context.Context, set *expected) error {
 			}
 			v.Log.Info().Stringer("stored", stored).Stringer("until", v.end).
 				Msg("no relay runs: reading from the log what it has still to publish")
-			err = v.readLog(ctx, stored, set)
+			err = v.learnComing(ctx, stored, set)
 			if err == nil {
 				v.report.Relay = "stopped"
 				return nil
@@ -88,9 +88,9 @@ func (v *verifier) noSlot(what string) error {
 	return nil
 }
 
-// readLog enters what the log holds from the stored position to the end of the snapshot. It confirms nothing but what is
+// learnComing enters what the log holds from the stored position to the end of the snapshot. It confirms nothing but what is
 // stored, and while it reads no relay can begin: that one waits as hot standby.
-func (v *verifier) readLog(ctx context.Context, stored pglogrepl.LSN, set *expected) error {
+func (v *verifier) learnComing(ctx context.Context, stored pglogrepl.LSN, set *expected) error {
 	conn, err := wal.Connect(ctx, v.Source)
 	if err != nil {
 		return err
@@ -105,40 +105,15 @@ func (v *verifier) readLog(ctx context.Context, stored pglogrepl.LSN, set *expec
 		return err
 	}
 	defer reader.Close()
-	var ev decode.Event
-	for rows := 0; ; {
-		msg, err := reader.Receive(ctx, time.Time{})
-		if err != nil {
-			return err
+	rows := 0
+	return readLog(ctx, reader, decoder, v.end, func(ev *decode.Event, _ pglogrepl.LSN) error {
+		if ev != nil {
+			rows++
+			v.learn(set, v.marks.of(ev.Topic, ev.ID), coming)
 		}
-		switch msg.Kind {
-		case wal.Quiet:
-		case wal.Keepalive:
-			if msg.WALEnd >= v.end {
-				return nil
-			}
-		case wal.Data:
-			kind, err := decoder.Decode(msg.Data, &ev)
-			if err != nil {
-				return fmt.Errorf("read the log: %w", err)
-			}
-			switch kind {
-			case decode.Row:
-				rows++
-				v.learn(set, v.marks.of(ev.Topic, ev.ID), coming)
-			case decode.Commit:
-				if decoder.Transaction().End >= v.end {
-					return nil
-				}
-			case decode.Begin:
-				if decoder.Transaction().Commit >= v.end {
-					return nil
-				}
-			case decode.Skip, decode.Lone, decode.Ignored: // messages leave no row, and were not asked for
-			}
-			if v.due() {
-				v.Log.Info().Int("rows", rows).Stringer("until", v.end).Msg("reading from the log what is still to be published")
-			}
+		if v.due() {
+			v.Log.Info().Int("rows", rows).Stringer("until", v.end).Msg("reading from the log what is still to be published")
 		}
-	}
+		return nil
+	})
 }

@@ -40,13 +40,9 @@ func newTopic(name string) *topic {
 // readTopics reads the topics that the rows lead to, to where they end now, and learns which rows are there. A record of
 // another source counts as well: what matters is that consumers have the event.
 func (v *verifier) readTopics(ctx context.Context, set *expected) error {
-	opts, err := v.Kafka.ClientOptions()
+	client, err := v.Kafka.Client(kgo.MetadataMinAge(10 * time.Millisecond))
 	if err != nil {
 		return err
-	}
-	client, err := kgo.NewClient(append(opts, kgo.MetadataMinAge(10*time.Millisecond))...)
-	if err != nil {
-		return fmt.Errorf("configure the Kafka client: %w", err)
 	}
 	defer client.Close()
 	spans, err := v.plan(ctx, kadm.NewClient(client))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"strings"
 	"sync/atomic"
@@ -132,6 +133,19 @@ func TestOutageIsWaitedFor(t *testing.T) {
 		t.Errorf("Ping: %v", err)
 	}
 	mustHold(t, cluster, want)
+}
+
+// What else was under way on a connection that has ended fails for that, and says nothing of the reason.
+func TestSilenceTellsTheReason(t *testing.T) {
+	t.Parallel()
+	h := &health{}
+	died := errors.New("the broker connection has died and the request will be retried on a new connection")
+	for i, err := range []error{died, io.EOF, died, nil, died} {
+		h.observe(err)
+		if _, got := h.silence(time.Now()); !errors.Is(got, []error{died, io.EOF, io.EOF, nil, died}[i]) {
+			t.Errorf("%d: behind %v it tells %v", i, err, got)
+		}
+	}
 }
 
 func TestSilenceIsNoticedWhereNobodyListens(t *testing.T) {

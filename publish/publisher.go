@@ -298,7 +298,9 @@ func (h *health) observe(err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.ok.Store(err == nil)
-	h.last = err
+	if err == nil || h.last == nil || !connectionDied(err) {
+		h.last = err
+	}
 	switch {
 	case err == nil:
 		h.since = time.Time{}
@@ -306,6 +308,10 @@ func (h *health) observe(err error) {
 		h.since = time.Now()
 	}
 }
+
+// connectionDied reports whether err says no more than that the connection had ended, as the client answers what else was
+// under way on it: the error that ended it is the one to tell.
+func connectionDied(err error) bool { return strings.Contains(err.Error(), "connection has died") }
 
 func (h *health) silence(now time.Time) (time.Duration, error) {
 	h.mu.Lock()

@@ -53,6 +53,9 @@ func (f *file) syntax(err error) {
 	if m := regexp.MustCompile(`^line (\d+): (.*)`).FindStringSubmatch(what); m != nil {
 		where, what = f.name+":"+m[1], m[2]
 	}
+	if strings.Contains(what, "cannot start any token") {
+		what = "a tab where only blanks may be, or a value that has to be in quotes because of how it begins (@, `, %)"
+	}
 	if strings.Contains(what, "anchor") { // it quotes what may be a password that begins with *
 		what = "a value that begins with * must be in quotes"
 	}
@@ -60,6 +63,23 @@ func (f *file) syntax(err error) {
 }
 
 func (f *file) at(n *yaml.Node) string { return fmt.Sprintf("%s:%d", f.name, n.Line) }
+
+// suggest says which key of section t, or of another one, may have been meant by an unknown one.
+func (f *file) suggest(t reflect.Type, path string) string {
+	meant, near := nearestKey(path)
+	if near {
+		return "the nearest known key is " + meant
+	}
+	var names []string
+	for _, k := range fields(t) {
+		names = append(names, k.name)
+	}
+	section, _ := cutLast(path, ".")
+	if section == "" {
+		section = "the configuration"
+	}
+	return section + " has " + strings.Join(names, ", ")
+}
 
 // section reads a mapping whose keys are the fields of t.
 func (f *file) section(n *yaml.Node, t reflect.Type, path string) map[string]any {
@@ -71,7 +91,7 @@ func (f *file) section(n *yaml.Node, t reflect.Type, path string) map[string]any
 	f.pairs(n, path, func(name *yaml.Node, value *yaml.Node, path string) {
 		typ, ok := known[name.Value]
 		if !ok {
-			f.found.addAt(f.at(name), fmt.Sprintf("%s: unknown key; the nearest known key is %s", path, nearestKey(path)))
+			f.found.addAt(f.at(name), path+": unknown key; "+f.suggest(t, path))
 			return
 		}
 		f.found.origin[path] = f.at(name)

@@ -77,9 +77,9 @@ func isScalar(t reflect.Type) bool {
 
 func isDuration(t reflect.Type) bool { return t == reflect.TypeFor[time.Duration]() }
 
-// nearestKey returns the known key that somebody may have meant: near as a whole, or near in its last name and only in
-// another section.
-func nearestKey(unknown string) string {
+// nearestKey returns the known key that is nearest to an unknown one: as a whole, or in its last name and only in another
+// section. It is near if somebody may have meant it.
+func nearestKey(unknown string) (known string, near bool) {
 	index := regexp.MustCompile(`\[\d+\]`)
 	generic := index.ReplaceAllString(unknown, "[]")
 	_, leaf := cutLast(generic, ".")
@@ -92,7 +92,8 @@ func nearestKey(unknown string) string {
 	for _, i := range index.FindAllString(unknown, -1) { // outbox[2].tabel is outbox[2].table, not outbox[].table
 		best = strings.Replace(best, "[]", i, 1)
 	}
-	return best
+	const typing = 2 // or a third of a long name
+	return best, least <= max(typing, len(leaf)/3)
 }
 
 // nearestWord returns the word that is nearest to w, or "" if none is like it.

@@ -326,7 +326,16 @@ func TestProblems(t *testing.T) {
 		"unknown key":          {"source:\n  slott: a", []string{dsn}, []string{"config.yaml:2: source.slott: unknown key; the nearest known key is source.slot"}},
 		"unknown section":      {"sorce: {slot: a}", []string{dsn}, []string{"config.yaml:1: sorce: unknown key; the nearest known key is source"}},
 		"key in another place": {"slot: a", []string{dsn}, []string{"config.yaml:1: slot: unknown key; the nearest known key is source.slot"}},
-		"case matters":         {"Source: {slot: a}", []string{dsn}, []string{"config.yaml:1: Source: unknown key; the nearest known key is source"}},
+		"no known key is like it": {
+			"http: {port: 80}\ndatabase: x",
+			[]string{dsn},
+			[]string{
+				"config.yaml:1: http.port: unknown key; http has listen, token, token_file, tls",
+				"config.yaml:2: database: unknown key; the configuration has source, outbox, messages, kafka, delivery, checkpoint, http, reconcile, prune, log",
+			},
+		},
+		"a tab":        {"source:\n\tslot: a", []string{dsn}, []string{"config.yaml:2: not YAML: a tab where only blanks may be, or a value that has to be in quotes because of how it begins (@, `, %)"}},
+		"case matters": {"Source: {slot: a}", []string{dsn}, []string{"config.yaml:1: Source: unknown key; the nearest known key is source"}},
 		"unknown key in an entry": {
 			"outbox:\n  - table: a.b\n  - table: a.c\n    colums: {}",
 			[]string{dsn},

@@ -22,10 +22,10 @@ import (
 	"github.com/tidemark/tidemark/devstack"
 )
 
-// shortTimeout makes the server cut this connection if it hears nothing of it for 2 seconds.
+// shortTimeout makes the server cut this connection if it hears nothing of it for 3 seconds.
 func (s *source) shortTimeout() {
 	s.t.Helper()
-	s.options.DSN = with(s.t, s.options.DSN, "options", "-c wal_sender_timeout=2s")
+	s.options.DSN = with(s.t, s.options.DSN, "options", "-c wal_sender_timeout=3s")
 	s.options.StatusInterval = time.Hour // what was configured must not matter
 }
 
@@ -162,12 +162,19 @@ func TestHoldKeepsTheStreamBeyondTheServersTimeout(t *testing.T) {
 	s.shortTimeout()
 	st := s.stream()
 	// More than all buffers on the way hold, so that the server, too, stands still in the middle of sending.
-	s.exec("insert into outbox (payload) select repeat('x', 100000) from generate_series(1, 200)")
+	inserted := make(chan struct{})
+	go func() { // ends with the statement, which may take longer than the server waits
+		defer close(inserted)
+		s.exec("insert into outbox (payload) select repeat('x', 100000) from generate_series(1, 200)")
+	}()
+	if err := st.Hold(t.Context(), inserted); err != nil {
+		t.Fatal(err)
+	}
 	for range 3 {
 		st.next()
 	}
 	before := s.walsender()
-	if err := st.Hold(t.Context(), afterwards(3500*time.Millisecond)); err != nil {
+	if err := st.Hold(t.Context(), afterwards(5*time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	if kinds, _ := st.transaction(); len(kinds) != 203-3 {
@@ -184,7 +191,7 @@ func TestReceiveKeepsTheStreamBeyondTheServersTimeout(t *testing.T) {
 	s.shortTimeout()
 	st := s.stream()
 	before := s.walsender()
-	for until := time.Now().Add(3500 * time.Millisecond); ; {
+	for until := time.Now().Add(5 * time.Second); ; {
 		m, err := st.Receive(t.Context(), until)
 		if err != nil {
 			t.Fatal(err)

@@ -280,6 +280,8 @@ func (k *Kafka) writeConf(n *kafkaNode) error {
 		// A broker that was killed is let in again when its old session has timed out, so tests wait for this.
 		"broker.session.timeout.ms":    "3000",
 		"broker.heartbeat.interval.ms": "500",
+		// Compaction is not waited for as long as by default, 15 s.
+		"log.cleaner.backoff.ms": "500",
 	}
 	maps.Copy(settings, k.settings)
 	others := []string{address("BROKER", n.broker), address("CONTROLLER", n.controller)}

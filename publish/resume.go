@@ -43,9 +43,10 @@ func (f *Fork) hides(record *kgo.Record, commit pglogrepl.LSN) bool {
 // Present is the exact set of events beyond a checkpoint that are in Kafka. It is a set and not a largest position: an
 // event that was rejected, or went to another partition, may be missing although a later one is there.
 type Present struct {
-	topics    map[string]uint32          // their numbers in blocks
-	positions map[block]uint64           // a bit for each of its events
-	ids       map[string]map[string]bool // topic, id: of rows that were there before the slot
+	topics    map[string]uint32                     // their numbers in blocks
+	positions map[block]uint64                      // a bit for each of its events
+	ids       map[string]map[string]bool            // topic, id: of rows that were there before the slot
+	newest    map[string]map[string]decode.Position // topic, key: where compaction has been, see Has
 	since     pglogrepl.LSN
 	last      decode.Position
 	count     int
@@ -61,7 +62,7 @@ type block struct {
 }
 
 func newPresent(since pglogrepl.LSN) *Present {
-	return &Present{topics: map[string]uint32{}, positions: map[block]uint64{}, ids: map[string]map[string]bool{}, since: since, ends: map[string]map[int32]int64{}}
+	return &Present{topics: map[string]uint32{}, positions: map[block]uint64{}, ids: map[string]map[string]bool{}, newest: map[string]map[string]decode.Position{}, since: since, ends: map[string]map[int32]int64{}}
 }
 
 // Len returns how many events the set holds.
@@ -77,8 +78,11 @@ func (s *Present) Last() decode.Position { return s.last }
 // predecessor was fenced.
 func (s *Present) Ends() map[string]map[int32]int64 { return s.ends }
 
-// Has reports whether the event is in its topic already.
-func (s *Present) Has(ev *decode.Event) bool { return s.HasIn(ev.Topic, ev) }
+// Has reports whether the event is in its topic already, or was and is compacted away: if a later event of its key is in a
+// piece that compaction has been at, it must not come behind that one, as the key's newest state.
+func (s *Present) Has(ev *decode.Event) bool {
+	return s.HasIn(ev.Topic, ev) || ev.Position.Compare(s.newest[ev.Topic][string(ev.Key)]) < 0 && !FromTable(ev.Position.Commit)
+}
 
 // HasIn reports whether the event is in the given topic already.
 func (s *Present) HasIn(topic string, ev *decode.Event) bool {
@@ -104,14 +108,23 @@ func FromTable(commit pglogrepl.LSN) bool {
 	return commit < firstLSN || (commit%alignment != 0 && commit%alignment != alignment-1)
 }
 
-func (s *Present) add(topic, id string, pos decode.Position) {
+func (s *Present) add(topic string, m mark) {
 	s.count++
+	pos := m.pos
 	if FromTable(pos.Commit) {
 		if s.ids[topic] == nil {
 			s.ids[topic] = map[string]bool{}
 		}
-		s.ids[topic][id] = true
+		s.ids[topic][m.id] = true
 		return
+	}
+	if m.key != nil {
+		if s.newest[topic] == nil {
+			s.newest[topic] = map[string]decode.Position{}
+		}
+		if pos.Compare(s.newest[topic][string(m.key)]) > 0 {
+			s.newest[topic][string(m.key)] = pos
+		}
 	}
 	number, ok := s.topics[topic]
 	if !ok {
@@ -144,7 +157,7 @@ func (p *Publisher) Resume(ctx context.Context, tail Tail) (present *Present, un
 		return nil, nil, err
 	}
 	defer client.Close()
-	r := &tailReader{client: client, admin: kadm.NewClient(client), tail: tail, present: newPresent(tail.Since)}
+	r := &tailReader{client: client, admin: kadm.NewClient(client), tail: tail, present: newPresent(tail.Since), read: map[place]*progress{}}
 	if len(tail.Offsets) == 0 {
 		return r.present, nil, nil
 	}
@@ -174,7 +187,7 @@ func (p *Publisher) Resume(ctx context.Context, tail Tail) (present *Present, un
 	if err := r.plan(ctx, metadata.Topics); err != nil {
 		return nil, nil, err
 	}
-	reading := scanner{client: r.client, each: r.note, marker: r.decide, progress: tail.Progress}
+	reading := scanner{client: r.client, each: r.note, marker: r.decide, skipped: r.skip, progress: tail.Progress}
 	err = reading.read(ctx, r.spans)
 	for open := range r.open {
 		err = errors.Join(err, fmt.Errorf("read the tail of %s/%d: producer %d: %w", open.topic, open.partition, open.producer, errUndecided))
@@ -235,7 +248,19 @@ type tailReader struct {
 	tail    Tail
 	present *Present
 	spans   []*span
+	read    map[place]*progress
 	open    map[openTransaction][]mark
+}
+
+type place struct {
+	topic     string
+	partition int32
+}
+
+// progress is how far a partition is read.
+type progress struct {
+	next      int64 // offset
+	compacted bool  // offsets were missing before it
 }
 
 // openTransaction is one of which it is not known yet how it ends.
@@ -249,6 +274,7 @@ type openTransaction struct {
 type mark struct {
 	id  string
 	pos decode.Position
+	key []byte // nil unless compaction may have removed earlier records of it
 }
 
 // errUndecided says that it is not known yet whether records of a transaction count. That of a producer which is fenced is
@@ -290,15 +316,33 @@ func (r *tailReader) plan(ctx context.Context, topics kadm.TopicDetails) error {
 			}
 			if from < end.Offset {
 				r.spans = append(r.spans, &span{t.Topic, partition.Partition, partition.Leader, from, end.Offset})
+				r.read[place{t.Topic, partition.Partition}] = &progress{next: from}
 			}
 		}
 	}
 	return nil
 }
 
+// pass moves on behind a record. Offsets follow each other but where compaction has taken some out.
+func (r *tailReader) pass(record *kgo.Record) *progress {
+	p := r.read[place{record.Topic, record.Partition}]
+	p.compacted = p.compacted || record.Offset > p.next
+	p.next = record.Offset + 1
+	return p
+}
+
+// skip moves on to the record with which a partition begins by now: retention, not compaction, took what was before it.
+func (r *tailReader) skip(topic string, partition int32, to int64) {
+	r.read[place{topic, partition}].next = to
+}
+
 // note adds the record to the set if it is one of this source's events. One of a transaction waits for its marker.
 func (r *tailReader) note(record *kgo.Record) {
+	at := r.pass(record)
 	m, ok := r.mark(record)
+	if at.compacted && record.Key != nil {
+		m.key = append([]byte{}, record.Key...)
+	}
 	switch {
 	case !ok:
 	case record.Attrs.IsTransactional():
@@ -308,17 +352,18 @@ func (r *tailReader) note(record *kgo.Record) {
 		open := openTransaction{record.Topic, record.Partition, record.ProducerID}
 		r.open[open] = append(r.open[open], m)
 	default:
-		r.present.add(record.Topic, m.id, m.pos)
+		r.present.add(record.Topic, m)
 	}
 }
 
 // decide takes a marker, which ends the transaction that its producer has open in the partition. Records of one that is
 // aborted are in the log and no consumer of committed records sees them: they count as not there.
 func (r *tailReader) decide(marker *kgo.Record) {
+	r.pass(marker)
 	open := openTransaction{marker.Topic, marker.Partition, marker.ProducerID}
 	if isCommit(marker.Key) {
 		for _, m := range r.open[open] {
-			r.present.add(marker.Topic, m.id, m.pos)
+			r.present.add(marker.Topic, m)
 		}
 	}
 	delete(r.open, open)
@@ -344,5 +389,5 @@ func (r *tailReader) mark(record *kgo.Record) (_ mark, ok bool) {
 			return mark{}, false
 		}
 	}
-	return mark{stamp.ID, pos}, true
+	return mark{id: stamp.ID, pos: pos}, true
 }

@@ -129,6 +129,57 @@ func TestResumeFindsExactlyWhatIsThereAndFencesThePredecessor(t *testing.T) {
 	if again.Len() != 110 {
 		t.Errorf("%d events in the topic, want 110: the fenced producer's must not be there", again.Len())
 	}
+	if len(again.newest) > 0 {
+		t.Errorf("the offsets of markers were taken for compaction, of %v", again.newest)
+	}
+}
+
+// Of a compacted topic only the newest event of each key may be left when the successor looks: to publish an older one
+// behind it would make that the key's state, for ever.
+func TestResumeKnowsWhatIsCompactedAway(t *testing.T) {
+	t.Parallel()
+	brokers := stacktest.Kafka(t)
+	topic := strings.ToLower(t.Name())
+	client, err := kgo.NewClient(kgo.SeedBrokers(brokers...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	value := func(s string) *string { return &s }
+	_, err = kadm.NewClient(client).CreateTopic(t.Context(), 1, 1, map[string]*string{
+		"cleanup.policy": value("compact"), "segment.ms": value("100"), "min.cleanable.dirty.ratio": value("0.001"),
+	}, topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := openPredecessor(t, brokers, topic)
+	for commit, n := range []int{50, 50, 10} { // of as many keys
+		if err := old.publish(t, topic, commit, n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var present *Present
+	eventually(t, "the first 60 events are compacted away", func() bool {
+		// A segment is closed, and so compacted, when a record comes for the next one.
+		filler := kgo.Record{Topic: topic, Key: []byte("another application's"), Value: []byte("v")}
+		if err := client.ProduceSync(t.Context(), &filler).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+		present, _, err = old.Resume(t.Context(), Tail{Source: "source", Offsets: map[string]map[int32]int64{topic: {0: 0}}})
+		return err == nil && present.Len() == 50
+	})
+	for commit := range 4 {
+		for i := range 51 {
+			ev := decode.Event{Topic: topic, Key: []byte{byte(i)}, Position: decode.Position{Commit: firstLSN + pglogrepl.LSN(16*commit), Index: uint32(i)}}
+			want := i < 50 && commit < 2 || i < 10 && commit == 2
+			if present.Has(&ev) != want {
+				t.Errorf("commit %d, event %d: in the set %v, want %v", commit, i, !want, want)
+			}
+		}
+	}
+	if ev := (decode.Event{Topic: "another", Key: []byte{1}, Position: decode.Position{Commit: firstLSN}}); present.Has(&ev) {
+		t.Error("what one topic holds counts for another")
+	}
 }
 
 // foreign writes to the topic as another application would, in a transaction that it aborts and one that it commits.
@@ -169,7 +220,7 @@ func TestPresentIsASetOfEventsByTopic(t *testing.T) {
 		}
 	}
 	for _, m := range in {
-		s.add(m.topic, "", m.pos)
+		s.add(m.topic, mark{pos: m.pos})
 	}
 	for commit := firstLSN; commit <= firstLSN+32; commit += 16 {
 		for i := range uint32(1100) {

@@ -261,6 +261,16 @@ func TestCompactedTopicsOweTheLastRowOfAKeyAlone(t *testing.T) {
 	r := b.run()
 	b.mustCount(r, map[reconcile.Fate]int64{reconcile.Missing: 7, reconcile.Undecidable: 15})
 	b.mustFind(r, reconcile.Missing, ids[14:])
+
+	for other, remarks := range map[string]int{"": 1, "out.b": 0} { // which says that replaying makes old events the newest
+		replayed, err := b.tryReplay(func(o *reconcile.ReplayOptions) { o.DryRun, o.Topic = true, other })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(replayed.Remarks) != remarks || remarks == 1 && !strings.Contains(replayed.Remarks[0], "topic out.a is compacted") {
+			t.Errorf("replay to %q remarks %q", other, replayed.Remarks)
+		}
+	}
 }
 
 // TestRecordsOfOthersCount: who has published an event does not matter to its consumers.

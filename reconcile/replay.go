@@ -3,6 +3,8 @@ package reconcile
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -82,7 +84,18 @@ func Replay(ctx context.Context, o ReplayOptions) (*ReplayReport, error) {
 		Source: p.v.report.Source, Snapshot: p.v.report.Snapshot, TakenAt: p.v.report.TakenAt, DryRun: o.DryRun, Topic: o.Topic,
 		Left: map[string]int64{}, Examples: []Replayed{}, Remarks: p.v.report.Remarks,
 	}
+	p.warn()
 	return p.report, p.publish(ctx)
+}
+
+// warn says what a replay does to a topic of which consumers want each key's last record alone.
+func (p *replaying) warn() {
+	for _, name := range slices.Sorted(maps.Keys(p.v.topics)) {
+		if p.Topic == "" && p.v.topics[name].compacted {
+			p.report.Remarks = append(p.report.Remarks, "topic "+name+" is compacted: an event that is published again becomes the newest of its key, "+
+				"also if a later one was: replay all of a key, to its last event, or to another topic (--to-topic)")
+		}
+	}
 }
 
 // replaying is one replay.

@@ -16,7 +16,7 @@ CHAIN_FLAGS ?= --kill --orders 100000 --kafka real
 # (minutes) and keeps it in the build cache.
 GOLANGCI_LINT := go tool -modfile=tools/go.mod golangci-lint
 
-.PHONY: help build test race lint fmt fuzz trials switch memory bench demo chain alerts screenshots scrapes ci
+.PHONY: help build test race lint fmt fuzz trials switch memory bench demo chain alerts screenshots scrapes reference ci
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ screenshots: ## take those of the page anew, into docs/; needs chromium
 
 scrapes: ## take what a relay serves anew, which the board is tried with
 	go test -count=1 -run TestEveryMetricOfTheContractIsServed ./cli -args -scrapes $(CURDIR)/deploy/check/testdata
+
+reference: ## write docs/reference anew, as far as it is made from the program
+	go test -count=1 -run Reference ./test/docs -args -update
 
 ci: ## everything: what has to pass before a change is done
 	.ci/run

@@ -60,7 +60,7 @@ func (r *Relay) RegisterGauges(registry prometheus.Registerer) {
 		registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return read(r.Status()) }))
 	}
 	gauge("tidemark_inflight_events", "Events that were read and are not acknowledged.", func(s Status) float64 { return float64(s.InFlightEvents) })
-	gauge("tidemark_inflight_bytes", "Memory that they hold.", func(s Status) float64 { return float64(s.InFlightBytes) })
+	gauge("tidemark_inflight_bytes", "Memory that events hold which were read and are not acknowledged.", func(s Status) float64 { return float64(s.InFlightBytes) })
 	gauge("tidemark_confirmed_lsn", "The stored LSN, which is what Postgres is told, as a number of bytes.", func(s Status) float64 { return float64(s.Stored) })
 	gauge("tidemark_oldest_unacked_seconds", "Time since the last acknowledgement, while any is due.", func(s Status) float64 { return s.OldestUnacked })
 	gauge("tidemark_parked_events", "Events in the table of parked ones.", func(s Status) float64 { return float64(s.Parked) })

@@ -30,7 +30,7 @@ func TestLinksLeadSomewhere(t *testing.T) {
 	links := 0
 	for _, name := range names {
 		document := filepath.Join(root, filepath.FromSlash(name))
-		for _, found := range link.FindAllStringSubmatch(text(t, document), -1) {
+		for _, found := range link.FindAllStringSubmatch(contentOf(t, document), -1) {
 			if strings.Contains(found[1], "://") {
 				continue
 			}
@@ -54,8 +54,8 @@ func TestLinksLeadSomewhere(t *testing.T) {
 	}
 }
 
-// text is a document without its blocks of code.
-func text(t *testing.T, document string) string {
+// contentOf is a document without its blocks of code.
+func contentOf(t *testing.T, document string) string {
 	t.Helper()
 	content, err := os.ReadFile(document) //nolint:gosec // ours
 	if err != nil {
@@ -68,7 +68,7 @@ func text(t *testing.T, document string) string {
 func anchors(t *testing.T, document string) []string {
 	t.Helper()
 	var names []string
-	for _, h := range heading.FindAllStringSubmatch(text(t, document), -1) {
+	for _, h := range heading.FindAllStringSubmatch(contentOf(t, document), -1) {
 		name := regexp.MustCompile(`[^\p{L}\p{N} _-]`).ReplaceAllString(strings.ToLower(h[1]), "")
 		names = append(names, strings.ReplaceAll(name, " ", "-"))
 	}

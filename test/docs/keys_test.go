@@ -81,7 +81,7 @@ func typesOf(t *testing.T, all []key) map[string]string {
 	var env []string
 	for _, k := range all {
 		if k.typ != "section" && k.usual != "{}" {
-			env = append(env, "TIDEMARK_"+strings.ToUpper(strings.NewReplacer("[]", "_0", ".", "_").Replace(k.path))+"="+wrong)
+			env = append(env, variableOf(k)+"="+wrong)
 		}
 	}
 	cmd := exec.CommandContext(t.Context(), binary(t), "config")
@@ -250,4 +250,9 @@ func keyTables(p *program) string {
 // linked makes links of the documents that a text names.
 func linked(text string) string {
 	return regexp.MustCompile(`\bdocs/([a-z-]+\.md)`).ReplaceAllString(text, "[$1](../$1)")
+}
+
+// variableOf is the variable of a key, for the first entry of a list.
+func variableOf(k key) string {
+	return "TIDEMARK_" + strings.ToUpper(strings.NewReplacer("[]", "_0", ".", "_").Replace(k.path))
 }

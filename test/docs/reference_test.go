@@ -18,7 +18,6 @@ const (
 
 // TestReference keeps docs/reference, and what documents say there is, at what the program says of itself.
 func TestReference(t *testing.T) {
-	t.Parallel()
 	p := theProgram(t)
 	for name, make := range map[string]func(*program) string{
 		"commands.md":      commandPages,
@@ -28,6 +27,7 @@ func TestReference(t *testing.T) {
 		t.Run(name, func(t *testing.T) { isMade(t, name, make(p)) })
 	}
 	t.Run("is complete", func(t *testing.T) { isComplete(t, p) })
+	t.Run("of what documents mention", func(t *testing.T) { everythingExists(t, p) })
 	t.Run("has the contract", func(t *testing.T) { contractIsKept(t, p) })
 }
 

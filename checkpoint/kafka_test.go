@@ -54,8 +54,10 @@ func newKafka(t *testing.T, brokers []string) *kafka {
 func (k *kafka) place() place {
 	return place{open: func() Store { return k.open() }, plant: func(contents string) { k.plant([]byte(contents)) }, kept: func(mark string) (kept string) {
 		client := k.client(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{k.Topic: {0: kgo.NewOffset().AtStart()}}), kgo.FetchIsolationLevel(kgo.ReadCommitted()))
+		ctx, cancel := context.WithTimeout(k.t.Context(), 2*time.Minute)
+		defer cancel()
 		for kept == "" {
-			fetches := client.PollFetches(k.t.Context())
+			fetches := client.PollFetches(ctx)
 			if err := fetches.Err(); err != nil {
 				k.t.Fatal(err)
 			}

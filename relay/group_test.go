@@ -186,7 +186,9 @@ func (b *bench) awaitRecords(topic string, n int) {
 	defer client.Close()
 	seen := 0
 	eventually(b.t, fmt.Sprint(n, " records are committed"), func() bool {
-		client.PollFetches(b.t.Context()).EachRecord(func(*kgo.Record) { seen++ })
+		ctx, cancel := context.WithTimeout(b.t.Context(), time.Second)
+		defer cancel()
+		client.PollFetches(ctx).EachRecord(func(*kgo.Record) { seen++ })
 		return seen >= n
 	})
 }

@@ -163,6 +163,19 @@ func (s *source) startAt(c *Conn, start pglogrepl.LSN) *stream {
 	return st
 }
 
+// meanwhile does work that may take longer than the server waits for a word of the reader.
+func (st *stream) meanwhile(work func()) {
+	st.t.Helper()
+	done := make(chan struct{})
+	go func() { // ends with the work
+		defer close(done)
+		work()
+	}()
+	if err := st.Hold(st.t.Context(), done); err != nil {
+		st.t.Fatal(err)
+	}
+}
+
 // dropSlot drops the slot as soon as its walsender has noticed that nobody listens.
 func (s *source) dropSlot() {
 	s.t.Helper()

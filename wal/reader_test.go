@@ -162,14 +162,7 @@ func TestHoldKeepsTheStreamBeyondTheServersTimeout(t *testing.T) {
 	s.shortTimeout()
 	st := s.stream()
 	// More than all buffers on the way hold, so that the server, too, stands still in the middle of sending.
-	inserted := make(chan struct{})
-	go func() { // ends with the statement, which may take longer than the server waits
-		defer close(inserted)
-		s.exec("insert into outbox (payload) select repeat('x', 100000) from generate_series(1, 200)")
-	}()
-	if err := st.Hold(t.Context(), inserted); err != nil {
-		t.Fatal(err)
-	}
+	st.meanwhile(func() { s.exec("insert into outbox (payload) select repeat('x', 100000) from generate_series(1, 200)") })
 	for range 3 {
 		st.next()
 	}
@@ -459,9 +452,11 @@ func TestLargeRowsArriveWhole(t *testing.T) {
 	s.options.StatusInterval = time.Millisecond // as many interruptions as can be
 	st := s.stream()
 	sizes := []int{1, readBuffer - 100, readBuffer, readBuffer + 1, 3_000_000, 20_000_000, 5}
-	for _, n := range sizes {
-		s.exec("insert into outbox (payload) values (repeat('x', $1::text::int) || '.')", strconv.Itoa(n))
-	}
+	st.meanwhile(func() {
+		for _, n := range sizes {
+			s.exec("insert into outbox (payload) values (repeat('x', $1::text::int) || '.')", strconv.Itoa(n))
+		}
+	})
 	for i := 0; i < len(sizes); {
 		if m := st.next(); m[0] == 'I' {
 			got := tuple(t, m)[4]
@@ -493,7 +488,9 @@ func TestGatherLeavesNothingBehind(t *testing.T) {
 		}
 	}
 	const more = 5000
-	s.exec("insert into outbox (payload) select g::text from generate_series(20, $1::text::int) g", strconv.Itoa(more-1))
+	st.meanwhile(func() {
+		s.exec("insert into outbox (payload) select g::text from generate_series(20, $1::text::int) g", strconv.Itoa(more-1))
+	})
 	for limit := time.Now().Add(time.Minute); st.rows < more-10; { // the last may stay there
 		m, err := st.Gather(t.Context(), limit)
 		if err != nil || m.Kind == Quiet {
@@ -541,7 +538,9 @@ func TestLargeRowsArriveWholeOverTLS(t *testing.T) {
 		t.Fatalf("TLS: %s", got)
 	}
 	const rows, size = 60, 50_000
-	s.exec("insert into outbox (payload) select repeat('x', $1::text::int) from generate_series(1, $2::text::int)", strconv.Itoa(size), strconv.Itoa(rows))
+	st.meanwhile(func() {
+		s.exec("insert into outbox (payload) select repeat('x', $1::text::int) from generate_series(1, $2::text::int)", strconv.Itoa(size), strconv.Itoa(rows))
+	})
 	for i := 0; i < rows; {
 		receive := st.Receive
 		if i%3 == 0 {

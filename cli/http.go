@@ -1,15 +1,44 @@
 package cli
 
 import (
+	"context"
 	"crypto/tls"
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tidemark/tidemark/admin"
 	"github.com/tidemark/tidemark/config"
 	"github.com/tidemark/tidemark/handshake"
 )
+
+// listen takes the address of the HTTP server, and has it show and do what each path is for.
+func (j *job) listen(ctx context.Context, registry prometheus.Gatherer, care *upkeep, desk *parkedDesk) (*admin.Server, error) {
+	secure, err := httpTLS(j.config)
+	if err != nil {
+		return nil, err
+	}
+	c := j.config
+	report := func() *statusReport {
+		now := liveReport(c, j.relay)
+		now.Upkeep = care.status()
+		return now
+	}
+	return admin.Listen(ctx, admin.Options{
+		TLS: secure, Listen: c.HTTP.Listen, Token: string(c.HTTP.Token), Ready: j.relay.Ready, Gatherer: registry,
+		Status: func() any { return report() },
+		Event:  func(ctx context.Context, id string) (any, error) { return eventOf(ctx, c, id) },
+		Replay: func(ctx context.Context, body json.RawMessage) (any, error) { return answerReplay(ctx, c, j.log, body) },
+		Doctor: doctorFor(c),
+		Live:   liveFeed(c, j.relay, j.metrics, report),
+		Parked: desk.list, ParkedEvent: desk.show, Release: desk.release, Discard: desk.discard,
+		Log: j.log.With().Str("component", "admin").Logger(),
+	})
+}
 
 // httpTLS is the relay's side of HTTPS, nil if it is not configured.
 func httpTLS(c *config.Config) (*tls.Config, error) {

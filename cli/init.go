@@ -94,58 +94,14 @@ func (a *app) initialise(ctx context.Context, c *config.Config, dryRun, function
 		return err
 	}
 	defer setup.Close()
-	var cannot error
-	statements, err := setup.Missing(ctx, func(table, quoted string) string {
-		for _, t := range c.Outbox {
-			switch {
-			case t.Table != table:
-			case t.Preset == "eventuate":
-				cannot = fmt.Errorf("create table %s: it is Eventuate Tram's, and the application's migrations create it (docs/eventuate.md has Tram's statement); tidemark reads it as it is", t.Table)
-			case t.Preset != "debezium":
-				cannot = fmt.Errorf("create table %s: only a table of preset debezium can be created here; create it yourself", t.Table)
-			}
-		}
-		return outbox.Schema(quoted)
-	})
-	if err = errors.Join(err, cannot); err != nil {
-		return err
-	}
 	store, err := checkpointStore(c)
 	if err != nil {
 		return err
 	}
 	defer store.Close()
-	if table, ok := store.(*checkpoint.Postgres); ok {
-		sql, err := table.MissingTable(ctx)
-		if err != nil {
-			return err
-		}
-		if sql != "" {
-			statements = append(statements, sql)
-		}
-	}
-	if c.Delivery.OnPoison == "park" {
-		sql, err := missingParkTable(ctx, c)
-		if err != nil {
-			return err
-		}
-		if sql != "" {
-			statements = append(statements, sql)
-		}
-	}
-	if functions {
-		sql, err := outboxFunctions(c)
-		if err != nil {
-			return err
-		}
-		statements = append(statements, sql...)
-	}
-	if role != "" {
-		sql, err := a.missingRole(ctx, c, setup, role)
-		if err != nil {
-			return err
-		}
-		statements = append(statements, sql...)
+	statements, err := a.missing(ctx, c, setup, store, functions, role)
+	if err != nil {
+		return err
 	}
 	for _, statement := range statements {
 		a.printf("%s;\n", statement)
@@ -177,6 +133,59 @@ func (a *app) initialise(ctx context.Context, c *config.Config, dryRun, function
 		return nil
 	}
 	return a.initSlot(ctx, c, conn, store)
+}
+
+// missing returns the statements that create what is not there, but for the slot, in the order in which they have to be run.
+func (a *app) missing(ctx context.Context, c *config.Config, setup *wal.Setup, store store, functions bool, role string) ([]string, error) {
+	var cannot error
+	statements, err := setup.Missing(ctx, func(table, quoted string) string {
+		for _, t := range c.Outbox {
+			switch {
+			case t.Table != table:
+			case t.Preset == "eventuate":
+				cannot = fmt.Errorf("create table %s: it is Eventuate Tram's, and the application's migrations create it (docs/eventuate.md has Tram's statement); tidemark reads it as it is", t.Table)
+			case t.Preset != "debezium":
+				cannot = fmt.Errorf("create table %s: only a table of preset debezium can be created here; create it yourself", t.Table)
+			}
+		}
+		return outbox.Schema(quoted)
+	})
+	if err = errors.Join(err, cannot); err != nil {
+		return nil, err
+	}
+	if table, ok := store.(*checkpoint.Postgres); ok {
+		sql, err := table.MissingTable(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if sql != "" {
+			statements = append(statements, sql)
+		}
+	}
+	if c.Delivery.OnPoison == "park" {
+		sql, err := missingParkTable(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		if sql != "" {
+			statements = append(statements, sql)
+		}
+	}
+	if functions {
+		sql, err := outboxFunctions(c)
+		if err != nil {
+			return nil, err
+		}
+		statements = append(statements, sql...)
+	}
+	if role != "" {
+		sql, err := a.missingRole(ctx, c, setup, role)
+		if err != nil {
+			return nil, err
+		}
+		statements = append(statements, sql...)
+	}
+	return statements, nil
 }
 
 // outboxFunctions returns the statements that create the SQL functions of every outbox table.

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"math"
 	"os"
@@ -14,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/tidemark/tidemark/admin"
 	"github.com/tidemark/tidemark/config"
 	"github.com/tidemark/tidemark/relay"
 	"github.com/tidemark/tidemark/tracing"
@@ -45,6 +43,14 @@ and with 3 where going on would lose or hide events; the message says what to do
 	return command
 }
 
+// job is a relay at work. What is beside it knows it by this.
+type job struct {
+	config  *config.Config
+	relay   *relay.Relay
+	metrics *relay.Metrics
+	log     zerolog.Logger
+}
+
 // run runs the relay, with the HTTP server beside it. The first of them that ends, ends the other.
 func run(ctx context.Context, c *config.Config, log zerolog.Logger, once bool) error {
 	store, err := checkpointStore(c)
@@ -68,31 +74,14 @@ func run(ctx context.Context, c *config.Config, log zerolog.Logger, once bool) e
 	r := relay.New(o)
 	r.RegisterGauges(registry)
 
-	care := &upkeep{config: c, relay: r, metrics: o.Metrics, log: log}
+	j := &job{config: c, relay: r, metrics: o.Metrics, log: log}
+	care := &upkeep{job: j}
 	limitMemory(c.Kafka.MaxBufferedBytes, care.memory())
 	group, ctx := errgroup.WithContext(ctx)
 	if c.HTTP.Listen != "" {
 		desk := &parkedDesk{config: c}
 		defer desk.close()
-		report := func() *statusReport {
-			now := liveReport(c, r)
-			now.Upkeep = care.status()
-			return now
-		}
-		secure, err := httpTLS(c)
-		if err != nil {
-			return err
-		}
-		server, err := admin.Listen(ctx, admin.Options{
-			TLS: secure, Listen: c.HTTP.Listen, Token: string(c.HTTP.Token), Ready: r.Ready, Gatherer: registry,
-			Status: func() any { return report() },
-			Event:  func(ctx context.Context, id string) (any, error) { return eventOf(ctx, c, id) },
-			Replay: func(ctx context.Context, body json.RawMessage) (any, error) { return answerReplay(ctx, c, log, body) },
-			Doctor: doctorFor(c),
-			Live:   liveFeed(c, r, o.Metrics, report),
-			Parked: desk.list, ParkedEvent: desk.show, Release: desk.release, Discard: desk.discard,
-			Log: log.With().Str("component", "admin").Logger(),
-		})
+		server, err := j.listen(ctx, registry, care, desk)
 		if err != nil {
 			return err
 		}

@@ -8,7 +8,6 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"github.com/tidemark/tidemark/config"
 	"github.com/tidemark/tidemark/reconcile"
 	"github.com/tidemark/tidemark/relay"
 )
@@ -16,10 +15,7 @@ import (
 // upkeep is what a relay that streams does now and then beside its job, gently and one at a time: it verifies, and it prunes.
 // What fails is logged and tried again the next time; nothing of it ends the process.
 type upkeep struct {
-	config  *config.Config
-	relay   *relay.Relay
-	metrics *relay.Metrics
-	log     zerolog.Logger
+	*job
 
 	turn sync.Mutex // held by what is done
 	mu   sync.Mutex // guards last

@@ -73,7 +73,12 @@ func newReader(t *testing.T, p *page) *reader {
 		"localhost:8642", page, "127.0.0.1:8642", page,
 	)
 	bin := programs(t)
+	clone, err := filepath.Abs(root)
+	if err != nil {
+		t.Fatal(err)
+	}
 	r.env = environment(
+		"CLONE="+clone,
 		"PATH="+bin+string(os.PathListSeparator)+os.Getenv("PATH"),
 		"PGHOST=127.0.0.1", "PGPORT="+strconv.Itoa(pg.Port()), "PGUSER=postgres", "PGDATABASE="+names[0], "PGSSLMODE=disable",
 		"TIDEMARK_HTTP_LISTEN="+page, "TIDEMARK_KAFKA_BROKERS="+kafka,

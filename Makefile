@@ -16,10 +16,15 @@ CHAIN_FLAGS ?= --kill --orders 100000 --kafka real
 # (minutes) and keeps it in the build cache.
 GOLANGCI_LINT := go tool -modfile=tools/go.mod golangci-lint
 
+# What a release takes: goreleaser, cyclonedx-gomod, govulncheck. Building goreleaser takes minutes, once.
+RELEASE_TOOL := go tool -modfile=tools/release/go.mod
+VULN_FLAGS ?=
+
 .PHONY: help build test race lint fmt fuzz trials switch memory bench demo chain alerts screenshots scrapes reference ci
+.PHONY: snapshot release reproducible modules vuln
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## the binary, as ./tidemark
 	go build -trimpath -o tidemark .
@@ -69,6 +74,21 @@ scrapes: ## take what a relay serves anew, which the board is tried with
 
 reference: ## write docs/reference anew, as far as it is made from the program
 	go test -count=1 -run Reference ./test/docs -args -update
+
+snapshot: ## what a release would be, into dist/: archives for every platform, checksums, bills of materials
+	$(RELEASE_TOOL) goreleaser release --snapshot --clean --skip=publish
+
+release: ## the tag that HEAD has, as a draft of a release on GitHub, with GITHUB_TOKEN
+	$(RELEASE_TOOL) goreleaser release --clean
+
+reproducible: ## build the archives of HEAD twice, once with nothing cached, and compare them
+	tools/release/reproducible
+
+modules: ## hold every fetched dependency against go.sum
+	go mod verify
+
+vuln: ## known vulnerabilities in what is called, from vuln.go.dev or with VULN_FLAGS=-db=URL
+	$(RELEASE_TOOL) govulncheck $(VULN_FLAGS) ./...
 
 ci: ## everything: what has to pass before a change is done
 	.ci/run

@@ -115,20 +115,9 @@ func marked() []string {
 	return []string{"sh", "bash", "shell", "console", "sql", "yaml", "yml", "go", "golang"}
 }
 
-// notYet are pages whose blocks are not marked yet.
-func notYet() []string {
-	return []string{
-		"README.md", "docs/eventuate.md", "docs/failover.md", "docs/messages.md", "docs/operate.md", "docs/performance.md",
-		"docs/security.md",
-	}
-}
-
 // TestEveryBlockSaysWhetherItIsRun: commands, SQL, configuration and Go that a reader copies are tried, or say why not.
 func TestEveryBlockSaysWhetherItIsRun(t *testing.T) {
 	for _, name := range documents(t) {
-		if slices.Contains(notYet(), name) {
-			continue
-		}
 		for _, b := range readPage(t, name).blocks {
 			switch {
 			case b.kind == "" && slices.Contains(marked(), b.lang):

@@ -22,6 +22,7 @@ func standIns() map[string]standIn {
 		"psql":                      psql,
 		"kafka-console-consumer":    consoleConsumer,
 		"kafka-console-consumer.sh": consoleConsumer,
+		"kafka-configs":             configs,
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 )
 
@@ -33,7 +34,7 @@ func (f *File) Load(context.Context) (*Checkpoint, error) {
 		return nil, nil //nolint:nilnil // nothing stored is no error, and a zero checkpoint would be one
 	}
 	if err != nil {
-		return nil, fmt.Errorf("load checkpoint: %w", err)
+		return nil, fmt.Errorf("load checkpoint: %w", explainFile(err))
 	}
 	c, err := Decode(b)
 	if err != nil {
@@ -49,7 +50,7 @@ func (f *File) Load(context.Context) (*Checkpoint, error) {
 func (f *File) Save(ctx context.Context, c *Checkpoint, holder string) error {
 	lock, err := acquire(ctx, f.path+".lock")
 	if err != nil {
-		return fmt.Errorf("save checkpoint %s: %w", f.path, err)
+		return fmt.Errorf("save checkpoint %s: %w", f.path, explainFile(err))
 	}
 	defer lock.release()
 	f.sweep()
@@ -61,9 +62,20 @@ func (f *File) Save(ctx context.Context, c *Checkpoint, holder string) error {
 		return fmt.Errorf("save checkpoint %s: %w", f.path, err)
 	}
 	if err := f.write(c, lock); err != nil {
-		return fmt.Errorf("save checkpoint %s: %w", f.path, err)
+		return fmt.Errorf("save checkpoint %s: %w", f.path, explainFile(err))
 	}
 	return nil
+}
+
+// explainFile adds what to do where the path itself is wrong. It may be mended while the process waits, so trying again is
+// right.
+func explainFile(err error) error {
+	for _, wrong := range []error{fs.ErrNotExist, fs.ErrPermission, syscall.ENOTDIR, syscall.EISDIR, syscall.EROFS} {
+		if errors.Is(err, wrong) {
+			return fmt.Errorf("%w: checkpoint.path has to name a file in a directory that exists and that this user may write to", err)
+		}
+	}
+	return err
 }
 
 // sweep removes, once, what crashes have left of temporary files.

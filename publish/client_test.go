@@ -309,6 +309,38 @@ func TestTLSIsSpokenAsConfigured(t *testing.T) {
 	}
 }
 
+// kafka.brokers with the port of the database is a likely mistake.
+func TestAPostgresIsNoBroker(t *testing.T) {
+	t.Parallel()
+	postgres, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer postgres.Close() //nolint:errcheck // read to its end
+	go func() {            // ends with the listener
+		for {
+			conn, err := postgres.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Write([]byte("E\x00\x00\x00\x85SFATAL\x00VFATAL\x00C0A000\x00Munsupported frontend protocol 0.18")) // to a request of Kafka's
+			_ = conn.Close()
+		}
+	}()
+	client, err := (&Options{Brokers: []string{postgres.Addr().String()}}).Client(kgo.RequestRetries(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	err = client.Ping(t.Context())
+	if err == nil {
+		t.Fatal("it answers as a broker")
+	}
+	if problem, hint := ConnectHint(err); !strings.Contains(hint, "no Kafka broker") {
+		t.Errorf("%s: %s", problem, hint)
+	}
+}
+
 // A certificate is renewed in its place, while the process runs.
 func TestTLSCertificateIsReadAnewForEachConnection(t *testing.T) {
 	t.Parallel()

@@ -48,6 +48,8 @@ func ConnectHint(err error) (problem, hint string) {
 		return problem, "check kafka.tls"
 	case says("no such host"):
 		return problem, "check the host names in kafka.brokers"
+	case says("invalid large response size"):
+		return problem, "what answers there is no Kafka broker: check the ports in kafka.brokers"
 	case cutOff, says("EOF"):
 		return problem, "the port hangs up at once: check whether it wants TLS (kafka.tls.enabled), none, or a login (kafka.sasl)"
 	default:

@@ -28,6 +28,19 @@ func TestNothingOvertakesARejectedEvent(t *testing.T) {
 	b.records("outbox.event.good", before)
 }
 
+// A slot belongs to one database. Whoever comes from another does not wait for it as a hot standby, for ever.
+func TestASlotOfAnotherDatabaseIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	b, other := newBench(t), newBench(t)
+	r := b.start()
+	eventually(t, "streaming", func() bool { return r.relay.Status().State == relay.Streaming })
+	other.options.Source.Slot = b.slot
+	if err := other.start().wait(); err == nil || !strings.Contains(err.Error(), "belongs to database "+b.db.Config().Database) {
+		t.Errorf("Run: %v", err)
+	}
+	r.stop()
+}
+
 // A role that may not read the table is told so before anything is made: a slot would keep log that nobody reads.
 func TestNoSlotIsMadeForARoleThatMayNotReadTheTable(t *testing.T) {
 	t.Parallel()

@@ -77,6 +77,7 @@ type Relay struct {
 	setAsideLog zerolog.Logger // says the first of many
 	skippedLog  zerolog.Logger // likewise
 	warned      bool           // see warn
+	adopted     bool           // the slot's position was taken, and it was said
 }
 
 // New returns a relay that does nothing until Run.
@@ -251,8 +252,11 @@ func (r *Relay) takeSlot(ctx context.Context, conn *wal.Conn, trouble *outage) (
 		if l.start, err = slot.Confirmed(); err != nil {
 			return nil, err
 		}
-		r.Log.Info().Stringer("lsn", l.start).Str("slot", slot.Name).
-			Msg("no checkpoint is stored: taking the slot's position; rows committed before it are not published")
+		if !r.adopted { // a term that cannot store it comes here again
+			r.adopted = true
+			r.Log.Info().Stringer("lsn", l.start).Str("slot", slot.Name).
+				Msg("no checkpoint is stored: taking the slot's position; rows committed before it are not published")
+		}
 		l.stored.LSN = checkpoint.LSN(l.start)
 		publication.LSN = l.stored.LSN
 		return l, r.Store.Save(ctx, &l.stored, "")
@@ -299,6 +303,9 @@ func (r *Relay) awaitFreeSlot(ctx context.Context, conn *wal.Conn, trouble *outa
 		slot, err := conn.Slot(ctx)
 		if err != nil || slot == nil || !slot.Active {
 			return slot, err
+		}
+		if slot.Database != conn.System.Database {
+			return nil, usable(slot, conn.System) // it will never be ours
 		}
 		r.status.standby(slot)
 		if !said {

@@ -35,7 +35,7 @@ type Process struct {
 // StartProcess starts a program and returns without waiting for anything. It dies with this process; the end of ctx does not
 // end it.
 func StartProcess(ctx context.Context, p Program) (*Process, error) {
-	r := &Process{name: p.Name, log: newTail(p.Output), stdout: newTail(nil), done: make(chan struct{})}
+	r := &Process{name: p.Name, log: newTail(p.Output, logBytes), stdout: newTail(nil, stdoutBytes), done: make(chan struct{})}
 	r.cmd = exec.CommandContext(context.WithoutCancel(ctx), p.Path, p.Args...) //nolint:gosec // ours
 	r.cmd.Env = p.Environ
 	r.cmd.Dir = p.Dir
@@ -127,7 +127,7 @@ func (r *Process) Status() int {
 // Log is the end of what it has written to stderr.
 func (r *Process) Log() string { return r.log.text() }
 
-// Stdout is the end of what it has written to stdout.
+// Stdout is what it has written to stdout, the end of it if that is more than stdoutBytes.
 func (r *Process) Stdout() string { return r.stdout.text() }
 
 // AwaitLog returns nil as soon as it has written text to stderr.

@@ -213,16 +213,22 @@ func (r *Relay) Metric(ctx context.Context, name string) (float64, error) {
 
 // tail keeps the end of what is written to it, and tells when a text came by.
 type tail struct {
-	to io.Writer
+	to   io.Writer
+	keep int // bytes, at least
 
 	mu      sync.Mutex
 	buf     []byte
 	waiting map[string]chan struct{}
 }
 
-const tailBytes = 256 << 10
+const (
+	logBytes    = 256 << 10
+	stdoutBytes = 64 << 20 // JSON cannot be read from its end: a name for each of many thousand rows
+)
 
-func newTail(to io.Writer) *tail { return &tail{to: to, waiting: make(map[string]chan struct{})} }
+func newTail(to io.Writer, keep int) *tail {
+	return &tail{to: to, keep: keep, waiting: make(map[string]chan struct{})}
+}
 
 func (t *tail) Write(b []byte) (int, error) {
 	t.mu.Lock()
@@ -234,8 +240,8 @@ func (t *tail) Write(b []byte) (int, error) {
 			delete(t.waiting, text)
 		}
 	}
-	if len(t.buf) > 2*tailBytes {
-		t.buf = append(t.buf[:0], t.buf[len(t.buf)-tailBytes:]...)
+	if len(t.buf) > 2*t.keep {
+		t.buf = append(t.buf[:0], t.buf[len(t.buf)-t.keep:]...)
 	}
 	if t.to != nil {
 		_, _ = t.to.Write(b) // a copy for somebody who reads along
@@ -246,7 +252,7 @@ func (t *tail) Write(b []byte) (int, error) {
 func (t *tail) text() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return string(t.buf[max(0, len(t.buf)-tailBytes):])
+	return string(t.buf[max(0, len(t.buf)-t.keep):])
 }
 
 // said returns a channel that is closed as soon as the text has been written.

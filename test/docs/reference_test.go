@@ -49,7 +49,12 @@ func isMade(t *testing.T, name, made string) {
 		return
 	}
 	if !*update {
-		t.Fatalf("%s is not what the program says; make reference writes\n%s", path, made)
+		there, here := strings.Split(old, "\n"), strings.Split(made, "\n")
+		i := 0
+		for i < len(there)-1 && i < len(here)-1 && there[i] == here[i] {
+			i++
+		}
+		t.Fatalf("%s has\n%s\nand the program says\n%s\nand perhaps more: make reference writes it", path, there[i], here[i])
 	}
 	if err := os.WriteFile(path, []byte(before+madeFrom+made+madeEnd+after), 0o644); err != nil { //nolint:gosec // a document
 		t.Fatal(err)

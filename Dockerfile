@@ -5,11 +5,13 @@ COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
 RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w' -o /out/tidemark . && mkdir /out/state
+RUN go run ./licences >/out/THIRD_PARTY_NOTICES
 
 FROM scratch
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build --chown=65532:65532 /out/state /var/lib/tidemark
 COPY --from=build /src/LICENSE /LICENSE
+COPY --from=build /out/THIRD_PARTY_NOTICES /THIRD_PARTY_NOTICES
 COPY --from=build /out/tidemark /tidemark
 USER 65532:65532
 

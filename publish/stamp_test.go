@@ -36,7 +36,7 @@ func TestARowsOwnHeadersAreNotTakenForTheRelays(t *testing.T) {
 		}
 	}
 
-	r := &tailReader{tail: Tail{Source: "s"}, present: newPresent(0)}
+	r := &tailReader{tail: Tail{Source: "s"}, present: newPresent(0), read: map[place]*progress{{topic: "t"}: {}}}
 	r.note(&kgo.Record{Topic: "t", Headers: headers("id", "a", "tidemark-position", position, "tidemark-source", "s", "id", "b")})
 	for id, want := range map[string]bool{"a": true, "b": false} {
 		if got := r.present.Has(&decode.Event{Topic: "t", ID: id}); got != want {

@@ -245,7 +245,7 @@ func FuzzTailRecord(f *testing.F) {
 	f.Add("source", "0000000000000000-00000041", "id", "ce_id", uint64(0))
 	f.Add("other", "0000000001000010-00000041", "", "tidemark-source", uint64(0))
 	f.Fuzz(func(t *testing.T, source, position, id, key string, since uint64) {
-		r := &tailReader{tail: Tail{Source: "source", Since: pglogrepl.LSN(since)}, present: newPresent(pglogrepl.LSN(since))}
+		r := &tailReader{tail: Tail{Source: "source", Since: pglogrepl.LSN(since)}, present: newPresent(pglogrepl.LSN(since)), read: map[place]*progress{{topic: "t"}: {}}}
 		r.note(&kgo.Record{Topic: "t", Headers: []kgo.RecordHeader{
 			{Key: "id", Value: []byte(id)},
 			{Key: "tidemark-position", Value: []byte(position)},

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -66,7 +67,7 @@ func newReader(t *testing.T, p *page) *reader {
 	}
 	t.Cleanup(r.cleanUp)
 	kafka := r.brokers()
-	page := net.JoinHostPort("127.0.0.1", strconv.Itoa(freePort(t)))
+	page := pageAddress(t)
 	r.addresses = strings.NewReplacer(
 		"localhost:5432", net.JoinHostPort("127.0.0.1", strconv.Itoa(pg.Port())),
 		"localhost:9092", kafka,
@@ -289,20 +290,25 @@ func programs(t *testing.T) string {
 	return bin
 }
 
-// freePort returns a port of 127.0.0.1 on which nobody listens, below those that outgoing connections take.
-func freePort(t *testing.T) int {
+// pageAddress is an address for the relay's HTTP that nobody else takes, although nobody holds it while no relay runs: on Linux one
+// of loopback's many hosts.
+func pageAddress(t *testing.T) string {
 	t.Helper()
+	host := "127.0.0.1"
+	if runtime.GOOS == "linux" {
+		host = fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
+	}
 	for range 100 {
-		port := 15000 + rand.IntN(17000)
-		listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		at := net.JoinHostPort(host, strconv.Itoa(15000+rand.IntN(17000))) // below what outgoing connections take
+		listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", at)
 		if err != nil {
 			continue
 		}
 		if err := listener.Close(); err != nil {
 			t.Fatal(err)
 		}
-		return port
+		return at
 	}
-	t.Fatal("no free port was found")
-	return 0
+	t.Fatalf("no free port was found on %s", host)
+	return ""
 }

@@ -7,7 +7,10 @@ SHELL := bash
 FUZZTIME ?= 10s
 BENCHTIME ?= 1s
 BENCH ?= .
-TRIALS_FLAGS ?=
+TRIALS_OUT ?= reports/trials
+TRIALS_FLAGS ?= --all $(TRIALS_OUT)
+PERFORMANCE_OUT ?= reports/performance
+PERFORMANCE_FLAGS ?=
 MEMORY_FLAGS ?=
 DEMO_FLAGS ?=
 CHAIN_FLAGS ?= --kill --orders 100000 --kafka real
@@ -20,7 +23,7 @@ GOLANGCI_LINT := go tool -modfile=tools/go.mod golangci-lint
 RELEASE_TOOL := go tool -modfile=tools/release/go.mod
 VULN_FLAGS ?=
 
-.PHONY: help build test race lint fmt fuzz trials switch memory bench demo chain alerts screenshots scrapes reference ci
+.PHONY: help build test race lint fmt fuzz trials switch performance memory bench demo chain alerts screenshots scrapes reference ci
 .PHONY: snapshot release reproducible modules vuln
 
 help: ## list the targets
@@ -45,11 +48,14 @@ fmt: ## format the code as lint wants it
 fuzz: ## each fuzz target for FUZZTIME (10s)
 	.ci/fuzz $(FUZZTIME)
 
-trials: ## the long crash trials, with TRIALS_FLAGS
+trials: ## every run of docs/trials.md, with its reports in TRIALS_OUT (reports/trials); or what TRIALS_FLAGS says
 	go run ./test/trials $(TRIALS_FLAGS)
 
 switch: ## the switch from Debezium and back, with real servers and writers that go on
 	TIDEMARK_TEST_SWITCH=1 TIDEMARK_TEST_REQUIRE=kafka,debezium go test -count=1 -v -timeout 20m -run Switch ./test/debezium
+
+performance: ## every measurement of docs/performance.md, with tables and raw numbers in PERFORMANCE_OUT (reports/performance)
+	bench/performance.sh $(PERFORMANCE_FLAGS) $(PERFORMANCE_OUT)
 
 memory: ## the most memory that is taken, in each case that could take much, with MEMORY_FLAGS
 	go run ./test/memory $(MEMORY_FLAGS)

@@ -9,8 +9,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"time"
+
+	"github.com/tidemark/tidemark/devstack"
 )
 
 // Options say what is measured, and on which servers.
@@ -116,7 +119,10 @@ func Run(ctx context.Context, o Options) (r *Result, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	r = &Result{Machine: machine(), Tidemark: o.Version, At: time.Now().UTC().Truncate(time.Second), Postgres: s.postgresName, Kafka: s.kafkaName}
+	r = &Result{
+		Machine: machine(), System: devstack.System(), Tidemark: o.Version, Go: runtime.Version(),
+		At: time.Now().UTC().Truncate(time.Second), Postgres: s.postgresName, Kafka: s.kafkaName,
+	}
 	cases := o.Cases
 	if len(cases) == 0 {
 		cases = []Case{{"", o.Load}}

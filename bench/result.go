@@ -20,7 +20,9 @@ import (
 type Result struct {
 	At       time.Time  `json:"at"`
 	Machine  string     `json:"machine"`
+	System   string     `json:"system"`
 	Tidemark string     `json:"tidemark"`
+	Go       string     `json:"go"`
 	Postgres string     `json:"postgres"`
 	Kafka    string     `json:"kafka"`
 	Cases    []Measured `json:"cases"`

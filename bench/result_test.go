@@ -109,3 +109,36 @@ func TestJSONHasTheNamesThatScriptsRead(t *testing.T) {
 		}
 	}
 }
+
+// TestMarkdownHasATableOfWhatWasMeasured reads as docs/performance.md does.
+func TestMarkdownHasATableOfWhatWasMeasured(t *testing.T) {
+	t.Parallel()
+	idle := 0.004
+	one := Measured{
+		Name: "as it is", Load: Load{Rows: 1000, Size: 200, PerTransaction: 100, Tables: 1, Keys: 10, Partitions: 6},
+		Raw:     []Drain{{Seconds: 1, Bytes: 1 << 20, CPUSeconds: 0.1}, {Seconds: 2, Bytes: 1 << 20, CPUSeconds: 0.1}},
+		Relay:   []Drain{{Seconds: 2, FirstSeconds: 0.5, CPUSeconds: 0.2, PeakBytes: 60 << 20}, {Seconds: 2, FirstSeconds: 0.5, CPUSeconds: 0.2, PeakBytes: 61 << 20}},
+		Latency: []Latency{{Rate: 500, PerTransaction: 1, Rows: 10, P50: 0.62, P99: 2, CommitP99: 0.41}}, IdleCPU: &idle,
+	}
+	markdown := func(cases ...Measured) string {
+		t.Helper()
+		var b strings.Builder
+		r := Result{Tidemark: "v1", Go: "go1", Postgres: "18.4", Kafka: "4.4", System: "linux/amd64", Cases: cases}
+		if err := r.Markdown(&b); err != nil {
+			t.Fatal(err)
+		}
+		return b.String()
+	}
+	alone := markdown(one)
+	for _, want := range []string{
+		"tidemark v1 · go1 · Postgres 18.4 · Kafka 4.4", "linux/amd64", "| tidemark | 2.00 s | 2.00 (1.00 to 2.00) | 500/s | 500 ms | 666/s | 200.0 µs | 61 MiB |",
+		"| 500, 1 | 0.62 ms |", "0.40 % of a core",
+	} {
+		if !strings.Contains(alone, want) {
+			t.Errorf("no %q in\n%s", want, alone)
+		}
+	}
+	if cases := markdown(one, one); !strings.Contains(cases, "| as it is | 1,000 | 2.00 s | 2.00 s | 2.00 (1.00 to 2.00) | 500/s |") {
+		t.Error(cases)
+	}
+}

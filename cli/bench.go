@@ -83,7 +83,7 @@ BENCH_PUBLICATION, BENCH_BROKERS, BENCH_TOPIC_PREFIX), a scratch directory (BENC
 	flags.StringVar(&f.Beside, "beside", "", "a command that drains the same backlog")
 	flags.BoolVar(&f.suite, "suite", false, "a table of cases around the given load; no latencies")
 	flags.BoolVar(&f.json, "json", false, "print the result as JSON")
-	flags.StringVar(&f.report, "report", "", "write a page with plots to this file")
+	flags.StringVar(&f.report, "report", "", "write a page with plots to this file; tables in Markdown, if its name ends in .md")
 	return command
 }
 
@@ -153,7 +153,11 @@ func writeReport(path string, r *bench.Result) (err error) {
 	if err != nil {
 		return fmt.Errorf("write the report: %w", err)
 	}
-	err = errors.Join(r.HTML(file), file.Chmod(0o644), file.Close())
+	write := r.HTML
+	if filepath.Ext(path) == ".md" {
+		write = r.Markdown
+	}
+	err = errors.Join(write(file), file.Chmod(0o644), file.Close())
 	if err == nil {
 		err = os.Rename(file.Name(), path)
 	}

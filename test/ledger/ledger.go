@@ -45,6 +45,7 @@ type entry struct {
 	letters  uint8  // as a dead letter; the same
 	life     uint8  // which topic of its name it has arrived in
 	tx       uint32 // the database transaction that wrote it; 0 before its writer has said more
+	outside  bool   // written outside of any transaction: no table has it
 	kafka    KafkaTransaction
 }
 
@@ -189,6 +190,15 @@ func (l *Ledger) Tell(fate Fate, events ...Event) {
 	}
 }
 
+// TellOutside enters that an event was written outside of any transaction, so that nothing can roll it back. No table has
+// it: its writer is believed.
+func (l *Ledger) TellOutside(e Event) {
+	l.Tell(Committed, e)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.events[e].outside = true
+}
+
 // Expect enters where an event has to be in the end.
 func (l *Ledger) Expect(place Place, events ...Event) {
 	l.mu.Lock()
@@ -310,6 +320,7 @@ func (l *Ledger) Settle(rows func(yield func(id string) error) error) error {
 	for i, is := range there {
 		e := Event(i) //nolint:gosec // as many as events
 		switch fate := l.events[i].fate; {
+		case l.events[i].outside:
 		case is && fate == RolledBack:
 			return fmt.Errorf("settle the ledger: event %s was rolled back and is in the table", l.ID(e))
 		case !is && fate == Committed:

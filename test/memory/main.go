@@ -95,7 +95,7 @@ func run(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	r := &report{Setting: trial.NewSetting(ctx, "./test/memory", binary, o.seed)}
+	r := &report{Setting: trial.NewSetting(ctx, "./test/memory", os.Args[1:], binary, o.seed)}
 	fmt.Printf("seed %d, %s, %d cores, %s\n", o.seed, r.Tidemark, r.Cores, r.Memory)
 	for i := range o.cases {
 		c := &o.cases[i]

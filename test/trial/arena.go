@@ -147,7 +147,15 @@ func (a *Arena) Settle(ctx context.Context) error {
 			return err
 		}
 		return a.Ledger.Settle(func(yield func(string) error) error {
-			rows, err := conn.Query(ctx, "select id::text from outbox")
+			sql := "select id::text from outbox"
+			var emitted bool
+			if err := conn.QueryRow(ctx, "select to_regclass('emitted') is not null").Scan(&emitted); err != nil {
+				return err
+			}
+			if emitted {
+				sql += " union all select id::text from emitted"
+			}
+			rows, err := conn.Query(ctx, sql)
 			if err != nil {
 				return err
 			}

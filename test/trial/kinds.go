@@ -75,6 +75,21 @@ func Savepoints(t *Transaction) error {
 	return nil
 }
 
+// Alone emits a message that belongs to no transaction, and stays if this one is rolled back.
+func Alone(t *Transaction) error {
+	t.w.rest(t.w.pace.delay(1))
+	t.w.rows.Add(1)
+	key := t.w.alone[t.w.rng.IntN(len(t.w.alone))]
+	r := row{aggregate: key.aggregate, key: key.key, kind: "written", payload: t.payload()}
+	e := t.w.ledger.Register(key.number, []byte(r.payload))
+	r.id = t.w.ledger.ID(e)
+	if err := t.w.exec("select pg_logical_emit_message(false, $1, $2::text)", MessagePrefix, r.content()); err != nil {
+		return &stuck{fmt.Errorf("nobody can tell whether this was done: %w", err)}
+	}
+	t.w.ledger.TellOutside(e)
+	return t.insert(1)
+}
+
 // Transaction is an open transaction that a Kind fills.
 type Transaction struct {
 	w      *writer
@@ -90,6 +105,19 @@ type row struct {
 	aggregate     string
 	key           string
 	kind, payload string
+}
+
+// content is the row as a message.
+func (r *row) content() string {
+	return fmt.Sprintf(`{"id": %q, "aggregatetype": %q, "aggregateid": %q, "type": %q, "payload": %s}`, r.id, r.aggregate, r.key, r.kind, r.payload)
+}
+
+// emit writes a row as a message of the transaction, and notes that in the table that says whether it was committed.
+func (t *Transaction) emit(r *row) error {
+	if err := t.w.exec("insert into emitted (id) values ($1)", r.id); err != nil {
+		return err
+	}
+	return t.w.exec("select pg_logical_emit_message(true, $1, $2::text)", MessagePrefix, r.content())
 }
 
 // rows registers n rows and waits until it is their time.
@@ -159,6 +187,12 @@ const columns = "id, aggregatetype, aggregateid, type, payload"
 func (t *Transaction) insert(n int) error {
 	for range n {
 		r := t.rows(1)[0]
+		if t.w.load.Messages > t.w.rng.Float64() {
+			if err := t.emit(&r); err != nil {
+				return err
+			}
+			continue
+		}
 		if err := t.w.exec("insert into outbox ("+columns+") values ($1, $2, $3, $4, $5)", r.id, r.aggregate, r.key, r.kind, r.payload); err != nil {
 			return err
 		}

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/tidemark/tidemark/devstack"
 )
 
 // Setting is how a run was made, and on what: the beginning of every report.
@@ -26,11 +28,11 @@ type Setting struct {
 	Memory   string    `json:"memory"` // of the machine
 }
 
-// NewSetting describes a run of the command in folder (./test/…), with the arguments of this process, that begins now.
-func NewSetting(ctx context.Context, folder, binary string, seed uint64) Setting {
+// NewSetting describes a run of the command in folder (./test/…), with these arguments, that begins now.
+func NewSetting(ctx context.Context, folder string, args []string, binary string, seed uint64) Setting {
 	s := Setting{
-		Date: time.Now().UTC().Truncate(time.Second), Seed: seed, Command: command(folder, seed), Tidemark: "unknown",
-		System: runtime.GOOS + "/" + runtime.GOARCH, Cores: runtime.NumCPU(), Memory: memory(),
+		Date: time.Now().UTC().Truncate(time.Second), Seed: seed, Command: command(folder, args, seed), Tidemark: "unknown",
+		System: devstack.System(), Cores: runtime.NumCPU(), Memory: memory(),
 	}
 	if out, err := exec.CommandContext(ctx, binary, "version").Output(); err == nil {
 		s.Tidemark = strings.Join(strings.Fields(string(out)), " ")
@@ -38,12 +40,12 @@ func NewSetting(ctx context.Context, folder, binary string, seed uint64) Setting
 	return s
 }
 
-func command(folder string, seed uint64) string {
-	args := strings.Join(os.Args[1:], " ")
-	if !strings.Contains(args, "-seed") {
-		args = strings.TrimSpace(fmt.Sprintf("--seed %d %s", seed, args))
+func command(folder string, args []string, seed uint64) string {
+	text := strings.Join(args, " ")
+	if !strings.Contains(text, "-seed") {
+		text = strings.TrimSpace(fmt.Sprintf("--seed %d %s", seed, text))
 	}
-	return "go run " + folder + " " + args
+	return "go run " + folder + " " + text
 }
 
 // memory is the machine's, where /proc tells it.

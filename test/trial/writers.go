@@ -31,6 +31,7 @@ type Load struct {
 	Oversize float64  // share of the rows that are Huge; none
 	Huge     Size     // 25 to 60 KB
 	Place    Place    // where an event has to be in the end; in its topic
+	Messages float64  // share of the rows that are emitted as logical messages; none. It takes the table of EmittedSQL
 	TwoPhase bool     // PREPARE TRANSACTION before each end; nobody ends what is prepared if the server is lost meanwhile
 	Seed     uint64
 }
@@ -85,6 +86,7 @@ func Write(ctx context.Context, l *ledger.Ledger, dsn string, types []string, lo
 		for k := range load.Keys {
 			aggregate := types[k%len(types)]
 			one.own = append(one.own, one.target(aggregate, fmt.Sprintf("%s-w%d-%d", aggregate, i, k)))
+			one.alone = append(one.alone, one.target(aggregate, fmt.Sprintf("%s-w%d-%d-alone", aggregate, i, k)))
 		}
 		for k := range load.Shared {
 			aggregate := types[k%len(types)]
@@ -162,6 +164,12 @@ const OutboxSQL = `create table outbox (
 	id uuid primary key, aggregatetype varchar(255) not null, aggregateid varchar(255) not null,
 	type varchar(255) not null, payload jsonb)`
 
+// EmittedSQL creates the table that says which messages were committed, for Settle. It is no outbox.
+const EmittedSQL = `create table emitted (id uuid primary key)`
+
+// MessagePrefix is that of the messages.
+const MessagePrefix = "outbox"
+
 // target is a key that can be written to.
 type target struct {
 	aggregate, key string
@@ -175,6 +183,7 @@ type writer struct {
 	rng    *rand.Rand
 	own    []target // keys that nobody else writes to
 	shared []target
+	alone  []target // keys of messages that belong to no transaction
 	conn   *pgx.Conn
 	open   []ledger.Event // of the transaction
 	locks  []*sync.RWMutex

@@ -32,6 +32,8 @@ type options struct {
 	short    bool
 	kills    int
 	rows     int
+	all      string // the folder for every run of the document
+	args     []string
 	report   string
 	json     string
 	postgres string
@@ -56,7 +58,11 @@ func main() {
 		os.Exit(2)
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err = run(ctx, o)
+	if o.all != "" {
+		err = runAll(ctx, o)
+	} else {
+		err = run(ctx, o)
+	}
 	cancel()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "trials:", err)
@@ -65,7 +71,7 @@ func main() {
 }
 
 func parse(args []string, stderr io.Writer) (*options, error) {
-	o := &options{}
+	o := &options{args: args}
 	flags := flag.NewFlagSet("trials", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	names := flags.String("faults", "all", "names with commas between, or all; mixed draws from all the others")
@@ -76,6 +82,7 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	flags.BoolVar(&o.short, "short", false, "a quick run: the faults that need no long waits, once each")
 	flags.IntVar(&o.kills, "kills", 0, "instead of the faults: that many SIGKILLs at random moments, in runs of 100")
 	flags.IntVar(&o.rows, "rows", 0, "with --kills: at least so many committed events in all")
+	flags.StringVar(&o.all, "all", "", "instead: every run of docs/trials.md, one after the other, each with a report in this folder; --for is how long each fault is repeated there")
 	flags.StringVar(&o.report, "report", "", "write the report to this file, as Markdown")
 	flags.StringVar(&o.json, "json", "", "write the report to this file, as JSON")
 	flags.StringVar(&o.postgres, "postgres", os.Getenv("TIDEMARK_TEST_POSTGRES"), "version of Postgres: 16, 17 or 18")

@@ -28,7 +28,7 @@ type report struct {
 func newReport(ctx context.Context, o *options, s *servers) *report {
 	r := &report{
 		Mode: o.mode, Store: o.store,
-		Setting:  trial.NewSetting(ctx, "./test/trials", s.binary, o.seed),
+		Setting:  trial.NewSetting(ctx, "./test/trials", o.args, s.binary, o.seed),
 		Postgres: "unknown", Kafka: "unknown", Rate: o.rate,
 	}
 	if conn, err := pgx.Connect(ctx, s.postgres.DSN("postgres")); err == nil {

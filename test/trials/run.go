@@ -53,7 +53,7 @@ func skip(why string) error { return fmt.Errorf("%w: %s", errSkip, why) }
 
 // faults are all that there are.
 func faults() []fault {
-	all := slices.Concat(processFaults(), kafkaFaults(), postgresFaults(), machineFaults(), poisonFaults(), clusterFaults(), whereFaults())
+	all := slices.Concat(processFaults(), kafkaFaults(), postgresFaults(), machineFaults(), poisonFaults(), messageFaults(), clusterFaults(), whereFaults())
 	return append(all, mixed(all))
 }
 

@@ -107,6 +107,7 @@ func doctorOptions(c *config.Config, s store) doctor.Options {
 		Source: sourceOptions(c), Tables: tables(c), Messages: messages(c), Kafka: kafkaOptions(c), Store: s,
 		Create: c.Source.Create, Failover: c.Source.Failover, WALBudget: c.Source.WALBudget,
 		ExactlyOnce: c.Delivery.Mode == "exactly_once", ResumeDedupe: c.Delivery.ResumeDedupe,
+		Prunes:   c.Prune.Interval > 0,
 		OnPoison: c.Delivery.OnPoison, DeadLetterTopic: c.Delivery.DeadLetterTopic, HTTPListen: c.HTTP.Listen,
 		SourceName: func(sys wal.System) string { return relay.SourceName(sys, c.Source.Slot) },
 		Judge: func(slot *wal.Slot, stored *checkpoint.Checkpoint, sys wal.System, history wal.History) (string, error) {

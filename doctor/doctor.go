@@ -32,6 +32,7 @@ type Options struct {
 	Failover        string // auto, true, false
 	WALBudget       int64  // bytes; 0: none
 	ExactlyOnce     bool   // Kafka.TransactionalID is set then
+	Prunes          bool   // rows are deleted while it runs, through Source.AdminDSN
 	ResumeDedupe    bool   // topics are read at a start
 	OnPoison        string // stop, dead_letter, park
 	DeadLetterTopic string

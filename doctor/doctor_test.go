@@ -307,3 +307,47 @@ func TestTransactionsAreLookedAt(t *testing.T) {
 	r = p.examine()
 	must(t, r.Checks, checkTransactions, Fail, "transaction.timeout.ms is 999999999", "lower transaction.timeout.ms")
 }
+
+// TestARoleWithTooMuch has every right that reading does not take named, with the statements that take it away: when they
+// have been run, nothing is left to say.
+func TestARoleWithTooMuch(t *testing.T) {
+	t.Parallel()
+	p := newPatient(t)
+	name := p.db.Config().Database // as unique as a database
+	role, group, owner := name+"_reader", name+"_group", name+"_owner"
+	t.Cleanup(func() {
+		for _, sql := range []string{"drop owned by %s cascade", "drop role %s"} {
+			for _, r := range []string{role, group, owner} {
+				if _, err := p.db.Exec(context.Background(), fmt.Sprintf(sql, quote(r))); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	})
+	p.exec("create table outbox " + outboxColumns)
+	p.exec(fmt.Sprintf("create role %s login replication createdb createrole bypassrls; create role %s; create role %s", quote(role), quote(group), quote(owner)))
+	p.exec(fmt.Sprintf("grant select, insert on outbox to %[1]s; grant usage on schema public to %[1]s; grant update, delete on outbox to %[2]s; grant %[2]s to %[1]s", quote(role), quote(group)))
+	config, err := pgx.ParseConfig(p.options.Source.DSN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.options.Source.AdminDSN = p.options.Source.DSN
+	p.options.Source.DSN = fmt.Sprintf("host=%s port=%d dbname=%s user=%s sslmode=disable", config.Host, config.Port, config.Database, role)
+	warned := func(words ...string) {
+		t.Helper()
+		r := p.examine()
+		must(t, r.Checks, checkRole, Warn, words...)
+		for _, f := range of(r.Checks, checkRole) {
+			for _, sql := range f.SQL {
+				p.exec(strings.ReplaceAll(sql, "OWNER", quote(owner)))
+			}
+		}
+	}
+	warned("may create roles", "may create databases", "passes row level security by", "may insert, update, delete in public.outbox", "nobypassrls", "from "+group)
+	must(t, p.examine().Checks, checkRole, OK, "no more")
+	p.exec("alter table outbox owner to " + quote(group))
+	warned("is in role "+group+", which owns public.outbox", "revoke")
+	p.exec(fmt.Sprintf("alter table outbox owner to %s", quote(role)))
+	warned("owns public.outbox", "owner to OWNER", "grant")
+	must(t, p.examine().Checks, checkRole, OK, "no more")
+}

@@ -114,35 +114,61 @@ func (s *source) role() {
 		s.fail(checkRole, fmt.Sprintf("role %s may not read %s", f.Role, strings.Join(missing, ", ")), "let it read them", wal.GrantReadSQL(f.Role, missing...)...)
 		return
 	}
-	var more []string
-	if f.Superuser {
-		more = append(more, "is a superuser")
-	} else {
-		for _, t := range f.Tables {
-			if len(t.Writes) > 0 && !t.Owner {
-				more = append(more, "may "+strings.Join(t.Writes, ", ")+" in "+t.Name)
-			}
-		}
-	}
-	if f.CreateRole && !f.Superuser {
-		more = append(more, "may create roles")
-	}
-	if f.CreateDB && !f.Superuser {
-		more = append(more, "may create databases")
-	}
 	for _, t := range f.Tables {
 		if t.RowSecurity {
 			s.warn(checkRole, fmt.Sprintf("row level security hides rows of %s from role %s: existing rows, verify and repair do not see them", t.Name, f.Role),
 				"give the role a policy that shows all rows, or bypassrls", "alter role "+quote(f.Role)+" bypassrls")
 		}
 	}
-	if len(more) > 0 {
-		s.warn(checkRole, fmt.Sprintf("role %s %s, which is more than reading takes", f.Role, strings.Join(more, ", ")),
+	if f.Superuser {
+		s.warn(checkRole, fmt.Sprintf("role %s is a superuser, which is more than reading takes", f.Role),
 			"use a role of its own in source.dsn: tidemark init --role tidemark_reader makes it, or this (replace name and password); init, checkpoint.store: postgres and parked events write through source.admin_dsn",
 			append([]string{"create role tidemark_reader login replication password 'PASSWORD'"}, wal.GrantReadSQL("tidemark_reader", s.Source.Tables...)...)...)
 		return
 	}
+	if more, less := s.beyond(); len(more) > 0 {
+		s.warn(checkRole, fmt.Sprintf("role %s %s, which is more than reading takes", f.Role, strings.Join(more, ", ")),
+			"take that from it, unless something else needs it; init, checkpoint.store: postgres, parked events and prune write through source.admin_dsn, which may be another role",
+			less...)
+		return
+	}
 	s.ok(checkRole, "role %s has what it needs and no more: %s", f.Role, strings.Join(all, "; "))
+}
+
+// beyond says what the role may do, or is, that reading does not take, and what would take that from it. What it takes to make
+// the publication, and to prune, is no more than is needed where nobody else is configured for that.
+func (s *source) beyond() (more, less []string) {
+	f := s.facts
+	alter := func(is bool, claim, attribute string) {
+		if is {
+			more, less = append(more, claim), append(less, "alter role "+quote(f.Role)+" "+attribute)
+		}
+	}
+	alter(f.CreateRole, "may create roles", "nocreaterole")
+	alter(f.CreateDB, "may create databases", "nocreatedb")
+	alter(f.BypassRLS && !slices.ContainsFunc(f.Tables, func(t wal.TableFacts) bool { return t.Guarded }),
+		"passes row level security by, which no outbox table has", "nobypassrls")
+	alone := s.Source.AdminDSN == "" || s.Source.AdminDSN == s.Source.DSN // it is for what is written, too
+	for _, t := range f.Tables {
+		switch {
+		case t.Owner && alone && !f.HasPublication: // which its owner alone can publish
+		case t.Owner && t.OwnedBy == f.Role:
+			more, less = append(more, "owns "+t.Name), append(less, "alter table "+t.Name+" owner to OWNER")
+			less = append(less, wal.GrantReadSQL(f.Role, t.Name)...) // which its owner had by itself
+		case t.Owner:
+			more, less = append(more, fmt.Sprintf("is in role %s, which owns %s", t.OwnedBy, t.Name)), append(less, "revoke "+quote(t.OwnedBy)+" from "+quote(f.Role))
+		default:
+			writes := slices.DeleteFunc(slices.Clone(t.Writes), func(w string) bool { return w == "delete" && alone && s.Prunes })
+			if len(writes) == 0 {
+				continue
+			}
+			more = append(more, "may "+strings.Join(writes, ", ")+" in "+t.Name)
+			for _, grantee := range t.GrantedTo {
+				less = append(less, "revoke "+strings.Join(writes, ", ")+" on "+t.Name+" from "+grantee)
+			}
+		}
+	}
+	return more, less
 }
 
 func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }

@@ -58,6 +58,7 @@ type Facts struct {
 	Superuser         bool         `json:"superuser"`
 	CreateRole        bool         `json:"create_role"`
 	CreateDB          bool         `json:"create_db"`
+	BypassRLS         bool         `json:"bypass_rls"`   // row level security hides nothing from it
 	CreateInDB        bool         `json:"create_in_db"` // which a publication takes
 	WALLevel          string       `json:"wal_level"`
 	MaxSlots          int          `json:"max_slots"`
@@ -77,9 +78,12 @@ type TableFacts struct {
 	Persistence string   `json:"persistence"`
 	Usage       bool     `json:"usage"` // of the schema
 	Select      bool     `json:"select"`
-	Owner       bool     `json:"owner"`  // the role is it, or a member of it
-	Writes      []string `json:"writes"` // of insert, update, truncate
-	RowSecurity bool     `json:"row_security"`
+	Owner       bool     `json:"owner"` // the role is it, or a member of it
+	OwnedBy     string   `json:"owned_by"`
+	Writes      []string `json:"writes"`       // of insert, update, delete, truncate: what the role may do
+	GrantedTo   []string `json:"granted_to"`   // the role itself, roles that it is in, public: who has it from a grant; quoted
+	Guarded     bool     `json:"guarded"`      // it has row level security,
+	RowSecurity bool     `json:"row_security"` // which holds for the role
 }
 
 // Facts asks the server.
@@ -98,7 +102,7 @@ func (l *Look) Facts(ctx context.Context) (*Facts, error) {
 		'address', coalesce(host(inet_server_addr()) || ' port ' || inet_server_port(), 'a unix socket'),
 		'version', current_setting('server_version_num')::int, 'version_text', current_setting('server_version'),
 		'standby', pg_is_in_recovery(), 'database', current_database(), 'role', session_user,
-		'superuser', r.rolsuper, 'create_role', r.rolcreaterole, 'create_db', r.rolcreatedb,
+		'superuser', r.rolsuper, 'create_role', r.rolcreaterole, 'create_db', r.rolcreatedb, 'bypass_rls', r.rolbypassrls,
 		'create_in_db', has_database_privilege(current_database(), 'create'),
 		'wal_level', current_setting('wal_level'),
 		'max_slots', current_setting('max_replication_slots')::int, 'slots', (select count(*) from pg_replication_slots),
@@ -111,7 +115,11 @@ func (l *Look) Facts(ctx context.Context) (*Facts, error) {
 				'usage', coalesce(has_schema_privilege(n.oid, 'usage'), false),
 				'select', coalesce(has_table_privilege(c.oid, 'select'), false),
 				'owner', coalesce(pg_has_role(c.relowner, 'usage'), false),
-				'writes', (select coalesce(json_agg(w), '[]') from unnest(array['insert', 'update', 'truncate']) w where has_table_privilege(c.oid, w)),
+				'owned_by', coalesce(pg_get_userbyid(c.relowner)::text, ''), 'guarded', coalesce(c.relrowsecurity, false),
+				'writes', (select coalesce(json_agg(w), '[]') from unnest(array['insert', 'update', 'delete', 'truncate']) w where has_table_privilege(c.oid, w)),
+				'granted_to', (select coalesce(json_agg(distinct case a.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end), '[]')
+					from aclexplode(c.relacl) a where a.privilege_type in ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE')
+					and (a.grantee = 0 or pg_has_role(nullif(a.grantee, 0), 'usage'))),
 				'row_security', coalesce(row_security_active(c.oid), false)) order by t.i), '[]')
 			from %s t (i, configured, schema, name)
 			left join pg_namespace n on n.nspname = t.schema left join pg_class c on c.relnamespace = n.oid and c.relname = t.name))

@@ -107,8 +107,15 @@ func kafkaOptions(c *config.Config) publish.Options {
 	if k.SASL.Mechanism != "" {
 		o.SASL = &publish.SASL{
 			Mechanism: k.SASL.Mechanism, Username: k.SASL.Username,
-			Password: rereading("kafka.sasl.password_file", k.SASL.PasswordFile, k.SASL.Password),
-			Token:    rereading("kafka.sasl.token_file", k.SASL.TokenFile, k.SASL.Token),
+			Password:   rereading("kafka.sasl.password_file", k.SASL.PasswordFile, k.SASL.Password),
+			Token:      rereading("kafka.sasl.token_file", k.SASL.TokenFile, k.SASL.Token),
+			Extensions: k.SASL.Extensions,
+		}
+		if k.SASL.TokenURL != "" {
+			o.SASL.Endpoint = &publish.TokenEndpoint{
+				URL: k.SASL.TokenURL, ClientID: k.SASL.ClientID, Scope: k.SASL.Scope, CAFile: k.SASL.TokenCAFile,
+				ClientSecret: rereading("kafka.sasl.client_secret_file", k.SASL.ClientSecretFile, k.SASL.ClientSecret),
+			}
 		}
 	}
 	return o

@@ -3,6 +3,8 @@ package config
 import (
 	"fmt"
 	"net"
+	"net/url"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -203,13 +205,11 @@ func (s *SASL) check(found *problems) {
 	const mechanism = "kafka.sasl.mechanism"
 	switch s.Mechanism {
 	case "":
-		if *s != (SASL{}) {
+		if !s.empty() {
 			found.add(mechanism, "is empty, but other keys of kafka.sasl are set; set it, or remove them")
 		}
 	case "OAUTHBEARER":
-		if s.Token == "" {
-			found.add("kafka.sasl.token", "is required for OAUTHBEARER")
-		}
+		s.checkBearer(found)
 	case "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512":
 		if s.Username == "" {
 			found.add("kafka.sasl.username", "is required for %s", s.Mechanism)
@@ -219,6 +219,40 @@ func (s *SASL) check(found *problems) {
 		}
 	default:
 		found.oneOf(mechanism, s.Mechanism, "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
+	}
+}
+
+// empty reports whether nothing is set.
+func (s *SASL) empty() bool {
+	rest := *s
+	rest.Extensions = nil // may be empty without being nil
+	return len(s.Extensions) == 0 && reflect.ValueOf(rest).IsZero()
+}
+
+// checkBearer wants a token, or what it takes to fetch one.
+func (s *SASL) checkBearer(found *problems) {
+	if s.TokenURL == "" {
+		if s.ClientID != "" || s.ClientSecret != "" || s.ClientSecretFile != "" || s.Scope != "" || s.TokenCAFile != "" {
+			found.add("kafka.sasl.token_url", "is required with client_id, client_secret, scope and token_ca_file")
+		} else if s.Token == "" {
+			found.add("kafka.sasl.token", "or kafka.sasl.token_url is required for OAUTHBEARER")
+		}
+		return
+	}
+	if s.Token != "" || s.TokenFile != "" {
+		found.add("kafka.sasl.token_url", "and kafka.sasl.token are both given; keep one of them")
+	}
+	switch u, err := url.Parse(s.TokenURL); {
+	case err != nil, u.Scheme != "https" && u.Scheme != "http", u.Host == "":
+		found.add("kafka.sasl.token_url", "is no URL such as https://login.example/oauth2/token")
+	case u.User != nil:
+		found.add("kafka.sasl.token_url", "has a user in it; kafka.sasl.client_id and client_secret are for that")
+	}
+	if s.ClientID == "" {
+		found.add("kafka.sasl.client_id", "is required with kafka.sasl.token_url")
+	}
+	if s.ClientSecret == "" {
+		found.add("kafka.sasl.client_secret", "is required with kafka.sasl.token_url")
 	}
 }
 

@@ -149,9 +149,19 @@ type SASL struct {
 	Username  string `yaml:"username"`
 	Password  Secret `yaml:"password"`
 	Token     Secret `yaml:"token"` // for OAUTHBEARER
-	// What the files hold may change: they are to be read again for each login. Password and Token are what they held at Load.
+	// What the files hold may change: they are to be read again for each login. Password, Token and ClientSecret are what they
+	// held at Load.
 	PasswordFile string `yaml:"password_file"`
 	TokenFile    string `yaml:"token_file"`
+
+	// For OAUTHBEARER in the place of Token: an OAuth 2 token endpoint, which gives tokens to a client with a secret.
+	TokenURL         string            `yaml:"token_url"`
+	ClientID         string            `yaml:"client_id"`
+	ClientSecret     Secret            `yaml:"client_secret"`
+	ClientSecretFile string            `yaml:"client_secret_file"`
+	Scope            string            `yaml:"scope"`         // several with blanks between
+	TokenCAFile      string            `yaml:"token_ca_file"` // PEM; empty: the system's authorities
+	Extensions       map[string]string `yaml:"extensions"`    // for the brokers, with either kind of token
 }
 
 // CreateTopics says whether and how a topic that does not exist is created.

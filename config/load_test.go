@@ -82,6 +82,7 @@ func TestDefaultsAreThoseOfTheSpec(t *testing.T) {
 			Brokers: []string{"localhost:9092"}, Compression: "lz4", MaxBufferedBytes: 32 << 20,
 			CreateTopics: CreateTopics{Enabled: true, Partitions: -1, ReplicationFactor: -1, Configs: map[string]string{}},
 			Options:      map[string]string{},
+			SASL:         SASL{Extensions: map[string]string{}},
 		},
 		Delivery:   Delivery{Mode: "at_least_once", ResumeDedupe: true, OnPoison: "stop", DeadLetterTopic: "tidemark.dead-letter"},
 		Checkpoint: Checkpoint{Store: "file", Path: "./tidemark.checkpoint", Topic: "tidemark.checkpoints", Interval: 200 * time.Millisecond},
@@ -111,7 +112,8 @@ func TestConfigYAMLShowsEveryKey(t *testing.T) {
 		kafka.tls.enabled kafka.tls.ca_file kafka.tls.cert_file kafka.tls.key_file kafka.tls.server_name
 		kafka.tls.insecure_skip_verify
 		kafka.sasl.mechanism kafka.sasl.username kafka.sasl.password kafka.sasl.token
-		kafka.sasl.password_file kafka.sasl.token_file
+		kafka.sasl.password_file kafka.sasl.token_file kafka.sasl.token_url kafka.sasl.client_id kafka.sasl.client_secret
+		kafka.sasl.client_secret_file kafka.sasl.scope kafka.sasl.token_ca_file
 		kafka.create_topics.enabled kafka.create_topics.partitions kafka.create_topics.replication_factor
 		kafka.create_topics.configs
 		delivery.mode delivery.resume_dedupe delivery.on_poison delivery.dead_letter_topic
@@ -462,7 +464,33 @@ func TestProblems(t *testing.T) {
 			[]string{dsn},
 			[]string{`config.yaml:1: kafka.sasl.mechanism: "scram-sha-256" is none of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER; the nearest is SCRAM-SHA-256`},
 		},
-		"no token":          {"kafka: {sasl: {mechanism: OAUTHBEARER}}", []string{dsn}, []string{"kafka.sasl.token: is required for OAUTHBEARER"}},
+		"no token": {"kafka: {sasl: {mechanism: OAUTHBEARER}}", []string{dsn}, []string{"kafka.sasl.token: or kafka.sasl.token_url is required for OAUTHBEARER"}},
+		"half an endpoint": {
+			"kafka: {sasl: {mechanism: OAUTHBEARER, token_url: 'https://login/token'}}", []string{dsn},
+			[]string{"kafka.sasl.client_id: is required with kafka.sasl.token_url", "kafka.sasl.client_secret: is required with kafka.sasl.token_url"},
+		},
+		"an endpoint without its address": {
+			"kafka: {sasl: {mechanism: OAUTHBEARER, client_id: relay}}", []string{dsn},
+			[]string{"kafka.sasl.token_url: is required with client_id, client_secret, scope and token_ca_file"},
+		},
+		"an endpoint and a token": {
+			"kafka: {sasl: {mechanism: OAUTHBEARER, token: t, token_url: 'login/token', client_id: relay}}", []string{dsn, "TIDEMARK_KAFKA_SASL_CLIENT_SECRET=hunter2"},
+			[]string{
+				"config.yaml:1: kafka.sasl.token_url: and kafka.sasl.token are both given; keep one of them",
+			},
+		},
+		"no endpoint": {
+			"kafka: {sasl: {mechanism: OAUTHBEARER, token_url: 'login/token', client_id: relay}}", []string{dsn, "TIDEMARK_KAFKA_SASL_CLIENT_SECRET=hunter2"},
+			[]string{"config.yaml:1: kafka.sasl.token_url: is no URL such as https://login.example/oauth2/token"},
+		},
+		"a password in the endpoint's address": {
+			"kafka: {sasl: {mechanism: OAUTHBEARER, token_url: 'https://relay:hunter2@login/token', client_id: relay}}", []string{dsn, "TIDEMARK_KAFKA_SASL_CLIENT_SECRET=hunter2"},
+			[]string{"config.yaml:1: kafka.sasl.token_url: has a user in it; kafka.sasl.client_id and client_secret are for that"},
+		},
+		"extensions without a login": {
+			"kafka: {sasl: {extensions: {logicalCluster: lkc-1}}}", []string{dsn},
+			[]string{"kafka.sasl.mechanism: is empty, but other keys of kafka.sasl are set; set it, or remove them"},
+		},
 		"no buffer":         {"kafka: {max_buffered_bytes: 0}", []string{dsn}, []string{"config.yaml:1: kafka.max_buffered_bytes: must be more than 0"}},
 		"no name":           {"source: {publication: ''}", []string{dsn}, []string{`config.yaml:1: source.publication: "" is no name; Postgres wants 1 to 63 bytes`}},
 		"one problem a key": {"source: {dsn: [a]}", nil, []string{"config.yaml:1: source.dsn: must be text, not a list"}},

@@ -21,6 +21,7 @@ func (c *Config) secretFiles() []secretFile {
 		{"source.admin_dsn", c.Source.AdminDSNFile, (*string)(&c.Source.AdminDSN)},
 		{"kafka.sasl.password", c.Kafka.SASL.PasswordFile, (*string)(&c.Kafka.SASL.Password)},
 		{"kafka.sasl.token", c.Kafka.SASL.TokenFile, (*string)(&c.Kafka.SASL.Token)},
+		{"kafka.sasl.client_secret", c.Kafka.SASL.ClientSecretFile, (*string)(&c.Kafka.SASL.ClientSecret)},
 		{"http.token", c.HTTP.TokenFile, (*string)(&c.HTTP.Token)},
 	}
 }

@@ -112,12 +112,14 @@ func (n *kafkaNode) secureSettings(s *KafkaSecurity) (map[string]string, error) 
 		}
 		mechanisms = append(mechanisms, "OAUTHBEARER")
 		maps.Copy(settings, map[string]string{
-			fmt.Sprintf(jaas, "oauthbearer"):                                                 module + "oauthbearer.OAuthBearerLoginModule required;",
-			"listener.name.sasl.oauthbearer.sasl.server.callback.handler.class":              module + "oauthbearer.OAuthBearerValidatorCallbackHandler",
-			"listener.name.sasl.oauthbearer.sasl.oauthbearer.jwks.endpoint.url":              "file://" + n.jwks(),
-			"listener.name.sasl.oauthbearer.sasl.oauthbearer.expected.audience":              TokenAudience,
-			"listener.name.sasl.oauthbearer.sasl.oauthbearer.expected.issuer":                TokenIssuer,
-			"listener.name.sasl.oauthbearer.sasl.oauthbearer.clock.skew.seconds":             "0",
+			fmt.Sprintf(jaas, "oauthbearer"):                                     module + "oauthbearer.OAuthBearerLoginModule required;",
+			"listener.name.sasl.oauthbearer.sasl.server.callback.handler.class":  module + "oauthbearer.OAuthBearerValidatorCallbackHandler",
+			"listener.name.sasl.oauthbearer.sasl.oauthbearer.jwks.endpoint.url":  "file://" + n.jwks(),
+			"listener.name.sasl.oauthbearer.sasl.oauthbearer.expected.audience":  TokenAudience,
+			"listener.name.sasl.oauthbearer.sasl.oauthbearer.expected.issuer":    TokenIssuer,
+			"listener.name.sasl.oauthbearer.sasl.oauthbearer.clock.skew.seconds": "0",
+			// A session ends with its token.
+			"listener.name.sasl.oauthbearer.connections.max.reauth.ms":                       "3600000",
 			"listener.name.sasl.oauthbearer.sasl.oauthbearer.jwks.endpoint.refresh.ms":       "3600000",
 			"listener.name.sasl.oauthbearer.sasl.oauthbearer.jwks.endpoint.retry.backoff.ms": "100",
 		})

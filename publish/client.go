@@ -48,6 +48,9 @@ type SASL struct {
 	Mechanism       string // PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER
 	Username        string
 	Password, Token func() (string, error) // the one that the mechanism needs
+	// For OAUTHBEARER:
+	Endpoint   *TokenEndpoint    // in the place of Token; nil: none
+	Extensions map[string]string // what the brokers want to know besides the token
 }
 
 // Client returns a client that leads to the brokers, with more options. It connects when it is used, and is the caller's to
@@ -191,7 +194,7 @@ func (s *SASL) mechanism() (sasl.Mechanism, error) {
 	case "SCRAM-SHA-512":
 		return scram.Sha512(s.scram), nil
 	case "OAUTHBEARER":
-		return newBearer(s.Token), nil
+		return newBearer(s), nil
 	default:
 		return nil, fmt.Errorf("kafka.sasl.mechanism: %q is none of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER", s.Mechanism)
 	}

@@ -60,27 +60,53 @@ func ConnectHint(err error) (problem, hint string) {
 // bearer logs in with a token, and says why the brokers do not take it.
 type bearer struct {
 	sasl.Mechanism
-	token func() (string, error)
+	token      func(context.Context) (string, error)
+	extensions map[string]string
+	refused    func(token string) (hint string) // called where the brokers did not take that
 }
 
-func newBearer(token func() (string, error)) bearer {
-	return bearer{token: token, Mechanism: oauth.Oauth(func(context.Context) (oauth.Auth, error) {
-		text, err := token()
-		return oauth.Auth{Token: text}, err
-	})}
+func newBearer(s *SASL) *bearer {
+	b := &bearer{
+		token:      func(context.Context) (string, error) { return s.Token() },
+		extensions: s.Extensions,
+		refused: func(string) string {
+			return "get another token: one that has not expired, of an issuer and for an audience that the brokers accept"
+		},
+	}
+	if e := s.Endpoint; e != nil {
+		b.token = e.token
+		b.refused = func(token string) string {
+			e.forget(token)
+			return "have the brokers accept what kafka.sasl.token_url issues (issuer, audience, keys), or ask it for another scope with kafka.sasl.scope"
+		}
+	}
+	b.Mechanism = oauth.Oauth(b.login)
+	return b
 }
 
-func (b bearer) Authenticate(ctx context.Context, host string) (sasl.Session, []byte, error) {
-	session, first, err := b.Mechanism.Authenticate(ctx, host)
+// login returns what is sent to the brokers.
+func (b *bearer) login(ctx context.Context) (oauth.Auth, error) {
+	text, err := b.token(ctx)
+	return oauth.Auth{Token: text, Extensions: b.extensions}, err
+}
+
+// Authenticate begins a login.
+func (b *bearer) Authenticate(ctx context.Context, host string) (sasl.Session, []byte, error) {
+	auth, err := b.login(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	return bearerSession{session, b.token}, first, nil
+	session, first, err := auth.AsMechanism().Authenticate(ctx, host)
+	if err != nil {
+		return nil, nil, err
+	}
+	return bearerSession{session, auth.Token, b.refused}, first, nil
 }
 
 type bearerSession struct {
 	sasl.Session
-	token func() (string, error)
+	token   string
+	refused func(token string) (hint string)
 }
 
 // Challenge takes the brokers' answer, which is empty if they take the token (RFC 7628, 3.2.3).
@@ -88,11 +114,9 @@ func (s bearerSession) Challenge(answer []byte) (bool, []byte, error) {
 	if len(answer) == 0 {
 		return s.Session.Challenge(answer)
 	}
-	hint := "get another token: one that has not expired, of an issuer and for an audience that the brokers accept"
-	if text, err := s.token(); err == nil {
-		if at, ok := expiry(text); ok && time.Now().After(at) {
-			hint = fmt.Sprintf("the token has expired, on %s: get another one", at.UTC().Format(time.RFC3339))
-		}
+	hint := s.refused(s.token)
+	if at, ok := expiry(s.token); ok && time.Now().After(at) {
+		hint = fmt.Sprintf("the token has expired, on %s: get another one", at.UTC().Format(time.RFC3339))
 	}
 	return false, nil, &hinted{fmt.Errorf("the brokers do not accept the token of kafka.sasl: %q", answer), hint}
 }

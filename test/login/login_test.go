@@ -32,6 +32,10 @@ func TestEveryWayToLogInAndEveryWrongOne(t *testing.T) {
 	t.Parallel()
 	s := newServers(t)
 	t.Run("once", func(t *testing.T) {
+		t.Run("with tokens that are soon over", func(t *testing.T) {
+			t.Parallel()
+			s.renewTokens(t)
+		})
 		for i, l := range append(s.postgresLogins(), s.kafkaLogins()...) {
 			t.Run(l.name, func(t *testing.T) {
 				t.Parallel()
@@ -248,6 +252,13 @@ func (s *servers) kafkaLogins() []login {
 	const scram, connection = "SCRAM-SHA-512", "kafka.connection"
 	const silent = "no Kafka broker answers"
 	refused := []string{"SASL_AUTHENTICATION_FAILED", "check kafka.sasl"}
+	issuer := s.startTokens(s.signer, time.Hour)
+	fetched := func(address string, more ...string) []string {
+		return at(devstack.ListenerSASL, append([]string{
+			"TIDEMARK_KAFKA_SASL_MECHANISM", "OAUTHBEARER", "TIDEMARK_KAFKA_SASL_TOKEN_URL", address, "TIDEMARK_KAFKA_SASL_CLIENT_ID", "relay",
+			"TIDEMARK_KAFKA_SASL_CLIENT_SECRET", password, "TIDEMARK_KAFKA_SASL_SCOPE", "kafka", "TIDEMARK_KAFKA_SASL_TOKEN_CA_FILE", ca,
+		}, more...)...)
+	}
 	return []login{
 		{name: "Kafka, TLS", env: at(devstack.ListenerTLS)},
 		{name: "Kafka, client certificate", env: mutual(cert, key)},
@@ -255,6 +266,11 @@ func (s *servers) kafkaLogins() []login {
 		{name: "Kafka, SCRAM-SHA-256", env: sasl("SCRAM-SHA-256", "least", password)},
 		{name: "Kafka, SCRAM-SHA-512", env: sasl(scram, "least", password), rights: true},
 		{name: "Kafka, OAUTHBEARER", env: bearer(s.token(s.signer, time.Hour))},
+		{name: "Kafka, OAUTHBEARER with a token endpoint", env: fetched(issuer.URL), rights: true},
+		{
+			name: "Kafka, OAUTHBEARER with a secret in a file", rights: true,
+			env: fetched(issuer.URL, "TIDEMARK_KAFKA_SASL_CLIENT_SECRET", "", "TIDEMARK_KAFKA_SASL_CLIENT_SECRET_FILE", s.file("client-secret", []byte(password+"\n"))),
+		},
 		{name: "Kafka, exactly once with the least rights", env: exactly(sasl(scram, "exactly", password)), rights: true},
 		{
 			name: "Kafka, foreign CA", env: at(devstack.ListenerTLS, "TIDEMARK_KAFKA_TLS_CA_FILE", foreign),
@@ -306,6 +322,33 @@ func (s *servers) kafkaLogins() []login {
 		{
 			name: "Kafka, token signed by somebody else", env: bearer(s.token(s.otherSigner(), time.Hour)),
 			check: connection, says: []string{"do not accept the token of kafka.sasl", "get another token"}, run: []string{silent, "kafka.sasl", "get another token"},
+		},
+		{
+			name: "Kafka, wrong secret at the token endpoint", env: fetched(issuer.URL, "TIDEMARK_KAFKA_SASL_CLIENT_SECRET", "guess"),
+			check: connection, says: []string{"fetch a token for kafka.sasl", "401", "invalid_client", "kafka.sasl.client_secret"},
+			run: []string{silent, "401", "invalid_client", "kafka.sasl.client_secret"},
+		},
+		{
+			name: "Kafka, wrong scope at the token endpoint", env: fetched(issuer.URL, "TIDEMARK_KAFKA_SASL_SCOPE", "everything"),
+			check: connection, says: []string{"fetch a token for kafka.sasl", "400", "invalid_scope", "kafka.sasl.scope"}, run: []string{silent, "invalid_scope", "kafka.sasl.scope"},
+		},
+		{
+			name: "Kafka, no token endpoint there", env: fetched("https://127.0.0.1:1/token"),
+			check: connection, says: []string{"fetch a token for kafka.sasl from https://127.0.0.1:1/token", "connection refused", "kafka.sasl.token_url"},
+			run: []string{silent, "connection refused", "kafka.sasl.token_url"},
+		},
+		{
+			name: "Kafka, token endpoint of a foreign CA", env: fetched(issuer.URL, "TIDEMARK_KAFKA_SASL_TOKEN_CA_FILE", foreign),
+			check: connection, says: []string{"fetch a token for kafka.sasl", "authority that is not trusted", "kafka.sasl.token_ca_file"},
+			run: []string{silent, "authority that is not trusted", "kafka.sasl.token_ca_file"},
+		},
+		{
+			name: "Kafka, expired tokens from the token endpoint", env: fetched(s.startTokens(s.signer, -time.Minute).URL),
+			check: connection, says: []string{"do not accept the token of kafka.sasl", "has expired, on"}, run: []string{silent, "kafka.sasl", "has expired, on"},
+		},
+		{
+			name: "Kafka, token endpoint of another issuer", env: fetched(s.startTokens(s.otherSigner(), time.Hour).URL),
+			check: connection, says: []string{"do not accept the token of kafka.sasl", "kafka.sasl.token_url issues"}, run: []string{silent, "kafka.sasl.token_url issues"},
 		},
 		{
 			name: "Kafka, no right to write", env: sasl(scram, "nowrite", password),

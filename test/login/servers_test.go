@@ -217,19 +217,31 @@ func encode(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
 // token makes one for the user least, signed by key, which is valid for as long as given.
 func (s *servers) token(key *ecdsa.PrivateKey, valid time.Duration) string {
 	s.t.Helper()
+	text, err := sign(key, valid)
+	s.must(err)
+	return text
+}
+
+func sign(key *ecdsa.PrivateKey, valid time.Duration) (string, error) {
 	now := time.Now()
 	header, err := json.Marshal(map[string]string{"alg": "ES256", "kid": "1"})
-	s.must(err)
+	if err != nil {
+		return "", err
+	}
 	claims, err := json.Marshal(map[string]any{
 		"sub": "least", "iss": devstack.TokenIssuer, "aud": devstack.TokenAudience, "scope": "kafka",
 		"iat": now.Add(-time.Hour).Unix(), "exp": now.Add(valid).Unix(),
 	})
-	s.must(err)
+	if err != nil {
+		return "", err
+	}
 	signed := encode(header) + "." + encode(claims)
 	digest := sha256.Sum256([]byte(signed))
 	r, sig, err := ecdsa.Sign(rand.Reader, key, digest[:])
-	s.must(err)
-	return signed + "." + encode(append(r.FillBytes(make([]byte, 32)), sig.FillBytes(make([]byte, 32))...))
+	if err != nil {
+		return "", err
+	}
+	return signed + "." + encode(append(r.FillBytes(make([]byte, 32)), sig.FillBytes(make([]byte, 32))...)), nil
 }
 
 // finding is a line of `tidemark doctor --json`.

@@ -466,29 +466,35 @@ func TestProblems(t *testing.T) {
 		},
 		"no token": {"kafka: {sasl: {mechanism: OAUTHBEARER}}", []string{dsn}, []string{"kafka.sasl.token: or kafka.sasl.token_url is required for OAUTHBEARER"}},
 		"half an endpoint": {
-			"kafka: {sasl: {mechanism: OAUTHBEARER, token_url: 'https://login/token'}}", []string{dsn},
+			"kafka: {sasl: {mechanism: OAUTHBEARER, token_url: 'https://login/token'}}",
+			[]string{dsn},
 			[]string{"kafka.sasl.client_id: is required with kafka.sasl.token_url", "kafka.sasl.client_secret: is required with kafka.sasl.token_url"},
 		},
 		"an endpoint without its address": {
-			"kafka: {sasl: {mechanism: OAUTHBEARER, client_id: relay}}", []string{dsn},
+			"kafka: {sasl: {mechanism: OAUTHBEARER, client_id: relay}}",
+			[]string{dsn},
 			[]string{"kafka.sasl.token_url: is required with client_id, client_secret, scope and token_ca_file"},
 		},
 		"an endpoint and a token": {
-			"kafka: {sasl: {mechanism: OAUTHBEARER, token: t, token_url: 'login/token', client_id: relay}}", []string{dsn, "TIDEMARK_KAFKA_SASL_CLIENT_SECRET=hunter2"},
+			"kafka: {sasl: {mechanism: OAUTHBEARER, token: t, token_url: 'login/token', client_id: relay}}",
+			[]string{dsn, "TIDEMARK_KAFKA_SASL_CLIENT_SECRET=hunter2"},
 			[]string{
 				"config.yaml:1: kafka.sasl.token_url: and kafka.sasl.token are both given; keep one of them",
 			},
 		},
 		"no endpoint": {
-			"kafka: {sasl: {mechanism: OAUTHBEARER, token_url: 'login/token', client_id: relay}}", []string{dsn, "TIDEMARK_KAFKA_SASL_CLIENT_SECRET=hunter2"},
+			"kafka: {sasl: {mechanism: OAUTHBEARER, token_url: 'login/token', client_id: relay}}",
+			[]string{dsn, "TIDEMARK_KAFKA_SASL_CLIENT_SECRET=hunter2"},
 			[]string{"config.yaml:1: kafka.sasl.token_url: is no URL such as https://login.example/oauth2/token"},
 		},
 		"a password in the endpoint's address": {
-			"kafka: {sasl: {mechanism: OAUTHBEARER, token_url: 'https://relay:hunter2@login/token', client_id: relay}}", []string{dsn, "TIDEMARK_KAFKA_SASL_CLIENT_SECRET=hunter2"},
+			"kafka: {sasl: {mechanism: OAUTHBEARER, token_url: 'https://relay:hunter2@login/token', client_id: relay}}",
+			[]string{dsn, "TIDEMARK_KAFKA_SASL_CLIENT_SECRET=hunter2"},
 			[]string{"config.yaml:1: kafka.sasl.token_url: has a user in it; kafka.sasl.client_id and client_secret are for that"},
 		},
 		"extensions without a login": {
-			"kafka: {sasl: {extensions: {logicalCluster: lkc-1}}}", []string{dsn},
+			"kafka: {sasl: {extensions: {logicalCluster: lkc-1}}}",
+			[]string{dsn},
 			[]string{"kafka.sasl.mechanism: is empty, but other keys of kafka.sasl are set; set it, or remove them"},
 		},
 		"no buffer":         {"kafka: {max_buffered_bytes: 0}", []string{dsn}, []string{"config.yaml:1: kafka.max_buffered_bytes: must be more than 0"}},

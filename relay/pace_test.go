@@ -3,6 +3,8 @@ package relay
 import (
 	"testing"
 	"time"
+
+	"github.com/tidemark/tidemark/publish"
 )
 
 // feed has bursts of n events leave at their due times, beginning at now, until the end of d, and returns that.
@@ -52,5 +54,32 @@ func TestPaceForgetsABacklog(t *testing.T) {
 	p.left(now, 1)
 	if d := p.due().Sub(now); d > 50*time.Microsecond {
 		t.Errorf("the second one would have to wait for %v", d)
+	}
+}
+
+// TestABurstLeavesInTime: also where the clock is not looked at for each event, when nothing comes any more.
+func TestABurstLeavesInTime(t *testing.T) {
+	ago, now := time.Now().Add(-time.Hour), time.Now()
+	for _, c := range []struct {
+		name   string
+		pace   pace
+		events int
+		amidst bool
+		want   bool
+	}{
+		{"none", pace{last: ago}, 0, false, false},
+		{"full", pace{last: now, rate: 1e6}, burstEvents, true, true},
+		{"a lone one", pace{last: ago}, 1, true, true},
+		{"one of few, too early", pace{last: now.Add(time.Hour), rate: busyRate - 1}, 1, true, false},
+		{"one of few", pace{last: ago, rate: busyRate - 1}, 3, true, true},
+		{"one of many", pace{last: ago, rate: busyRate}, 3, true, false},
+		{"the sixteenth of many", pace{last: ago, rate: busyRate}, 16, true, true},
+		{"the sixteenth of many, too early", pace{last: now.Add(time.Hour), rate: busyRate}, 16, true, false},
+		{"the last of many", pace{last: ago, rate: busyRate}, 3, false, true},
+	} {
+		p := &path{pace: c.pace, burst: make([]publish.Delivery, c.events, burstEvents)}
+		if got := p.burstIsDue(c.amidst); got != c.want {
+			t.Errorf("%s: due is %t", c.name, got)
+		}
 	}
 }

@@ -92,7 +92,7 @@ func (p *path) stream() error {
 				return err
 			}
 		}
-		if p.burstIsDue() {
+		if p.burstIsDue(msg.Kind == wal.Data) {
 			if err := p.handOver(); err != nil {
 				return err
 			}
@@ -245,8 +245,19 @@ func (p *path) burstDue() time.Time {
 	return p.pace.due()
 }
 
-func (p *path) burstIsDue() bool {
-	return len(p.burst) > 0 && (len(p.burst) == cap(p.burst) || !time.Now().Before(p.pace.due()))
+// burstIsDue reports whether the burst has to leave. In the midst of messages that come quickly few are worth a look at the
+// clock: when none comes any more, Gather brings a Quiet at the time that burstDue has named.
+func (p *path) burstIsDue(amidst bool) bool {
+	const look = 16 // events
+	switch n := len(p.burst); {
+	case n == 0:
+		return false
+	case n == cap(p.burst):
+		return true
+	case amidst && n%look != 0 && p.pace.busy():
+		return false
+	}
+	return !time.Now().Before(p.pace.due())
 }
 
 // handOver gives the burst to the producer, in order. Topics that are met for the first time are prepared before; an event

@@ -304,7 +304,7 @@ func (p *path) publishExisting(l *lead) error {
 				said = time.Now()
 				p.Log.Info().Uint64("events", n).Str("table", table.Name).Msg("publishing the rows that were there before the slot")
 			}
-			if !p.burstIsDue() {
+			if !p.burstIsDue(false) {
 				return nil
 			}
 			if err := p.handOver(); err != nil {

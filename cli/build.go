@@ -30,7 +30,8 @@ func relayOptions(c *config.Config, s store, log zerolog.Logger) relay.Options {
 	return relay.Options{
 		Source: sourceOptions(c), Tables: tables(c), Messages: messages(c), Kafka: kafka, Store: s, ExactlyOnce: exactlyOnce,
 		Create: c.Source.Create, Failover: c.Source.Failover, ExistingRows: c.Source.ExistingRows == "publish",
-		MaxBufferedBytes: max(1, c.Kafka.MaxBufferedBytes/3), // the client's requests take the rest
+		// What they become in requests, and the garbage of both, takes the rest. In a backlog it is always full.
+		MaxBufferedBytes: max(1, c.Kafka.MaxBufferedBytes/6),
 		CheckpointEvery:  c.Checkpoint.Interval, DrainTimeout: drainTimeout, WALBudget: c.Source.WALBudget,
 		ResumeDedupe: c.Delivery.ResumeDedupe,
 		OnPoison:     relay.Policy(c.Delivery.OnPoison), DeadLetterTopic: c.Delivery.DeadLetterTopic,

@@ -334,9 +334,12 @@ func TestReceiptWithoutAnyTime(t *testing.T) {
 	b.options.Tables[0].Columns.Timestamp = "" // and the ids are of version 4
 	b.start()
 	old := b.insert("a")
+	const epoch = "00000000-0000-7000-8000-000000000001" // which reads as of version 7, from before there was Kafka
+	b.exec("insert into outbox (id, aggregatetype, aggregateid, payload) values ('" + epoch + "', 'a', 'k', 'x')")
 	b.exec("insert into outbox (aggregatetype, aggregateid, payload) select 'a', 'k', i from generate_series(1, 20000) i")
 	b.settled()
 	b.must(old, receipt.Published, 1)
+	b.must(epoch, receipt.Published, 1)
 	r := b.must(old, receipt.Unknown, 0, func(o *receipt.Options) { o.Depth = 10 })
 	if !slices.ContainsFunc(r.NotSearched, func(s string) bool { return strings.Contains(s, "--depth") }) {
 		t.Errorf("it is not said that more could be read: %q", r.NotSearched)

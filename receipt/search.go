@@ -297,7 +297,7 @@ func (s *search) prepare(ctx context.Context, topic string) (there bool, err err
 
 // from reads partitions from where they were at a time to their ends.
 func (s *search) from(ctx context.Context, topic string, partitions []int32, since time.Time) error {
-	at, err := s.admin.ListOffsetsAfterMilli(ctx, since.UnixMilli(), topic)
+	at, err := s.admin.ListOffsetsAfterMilli(ctx, max(since.UnixMilli(), 0), topic) // below zero they ask for something else
 	if err == nil {
 		err = at.Error()
 	}

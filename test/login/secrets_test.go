@@ -21,7 +21,7 @@ func (s *servers) keepSecrets(t *testing.T) {
 	t.Helper()
 	const number, httpToken = 2000, mark + "-of-http"
 	bearer := s.token(s.signer, time.Hour)
-	signature := bearer[strings.LastIndex(bearer, ".")+1:]
+	anyToken, _, _ := strings.Cut(bearer, ".") // each begins so, those of the token endpoint as well
 	kafkaTLS := []string{
 		"TIDEMARK_KAFKA_BROKERS", strings.Join(s.kafka.BrokersAt(devstack.ListenerSASL), ","), "TIDEMARK_KAFKA_TLS_ENABLED", "true",
 		"TIDEMARK_KAFKA_TLS_CA_FILE", s.file("kept-ca.crt", s.ours.Certificate()), "TIDEMARK_HTTP_TOKEN", httpToken, "TIDEMARK_LOG_LEVEL", "debug",
@@ -35,7 +35,7 @@ func (s *servers) keepSecrets(t *testing.T) {
 	plain := []string{"TIDEMARK_KAFKA_SASL_MECHANISM", "PLAIN", "TIDEMARK_KAFKA_SASL_USERNAME", "least", "TIDEMARK_KAFKA_SASL_PASSWORD", password}
 	clean := func(what, text string) {
 		t.Helper()
-		for _, secret := range []string{mark, signature} {
+		for _, secret := range []string{mark, anyToken} {
 			if i := strings.Index(text, secret); i >= 0 {
 				t.Errorf("%s gives a secret away: %s", what, text[max(0, i-300):min(len(text), i+100)])
 			}
@@ -76,8 +76,18 @@ func (s *servers) keepSecrets(t *testing.T) {
 	}
 	command("a wrong token,", config(dsn(password), "TIDEMARK_KAFKA_SASL_MECHANISM", "OAUTHBEARER", "TIDEMARK_KAFKA_SASL_TOKEN", bearer+"x"), "doctor", "--json")
 
+	fetched := func(secret string) []string {
+		return []string{
+			"TIDEMARK_KAFKA_SASL_MECHANISM", "OAUTHBEARER", "TIDEMARK_KAFKA_SASL_TOKEN_URL", s.startTokens(s.signer, time.Hour).URL,
+			"TIDEMARK_KAFKA_SASL_CLIENT_ID", "relay", "TIDEMARK_KAFKA_SASL_CLIENT_SECRET", secret, "TIDEMARK_KAFKA_SASL_SCOPE", "kafka",
+			"TIDEMARK_KAFKA_SASL_TOKEN_CA_FILE", s.file("kept-ca.crt", s.ours.Certificate()),
+		}
+	}
+	command("a wrong secret at the token endpoint,", config(dsn(password), fetched(password+"x")...), "doctor", "--json")
+	command("a token endpoint,", config(dsn(password), fetched(password)...), "config")
+
 	s.exec(fmt.Sprintf(`insert into outbox (id, aggregatetype, aggregateid, type, payload) values (gen_random_uuid(), 'order', '1', 'Placed', '{"card":"%s"}')`, mark))
-	r, err := trial.Start(t.Context(), config(dsn(password), "TIDEMARK_KAFKA_SASL_MECHANISM", "OAUTHBEARER", "TIDEMARK_KAFKA_SASL_TOKEN", bearer))
+	r, err := trial.Start(t.Context(), config(dsn(password), fetched(password)...))
 	if err != nil {
 		t.Fatal(err)
 	}

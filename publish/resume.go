@@ -340,7 +340,7 @@ func (r *tailReader) skip(topic string, partition int32, to int64) {
 func (r *tailReader) note(record *kgo.Record) {
 	at := r.pass(record)
 	m, ok := r.mark(record)
-	if at.compacted && record.Key != nil {
+	if ok && at.compacted && record.Key != nil {
 		m.key = append([]byte{}, record.Key...)
 	}
 	switch {
